@@ -1,0 +1,72 @@
+"""The bucket that SageMaker loads models from."""
+
+import pulumi
+import pulumi_aws as aws
+
+
+class ModelStore(pulumi.ComponentResource):
+    """A private S3 bucket for model repositories: versioned, encrypted, TLS only, kept when the stack goes.
+
+    It holds repositories under `models/<name>/<digest>/`. It puts none there (`PublishedModel` does) and never
+    deletes one: a digest may be what another stack serves.
+    """
+
+    bucket: pulumi.Output[str]
+    """Name of the bucket, once it is private and encrypted."""
+    arn: pulumi.Output[str]
+
+    def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("triton-stack:aws:ModelStore", name, {}, opts)
+        # The bytes outlive the stack, for a rollback and a promotion read digests that are no longer served; and a
+        # bucket that stays keeps what makes it private.
+        child = pulumi.ResourceOptions(parent=self, retain_on_delete=True)
+        bucket = aws.s3.Bucket(f"{name}-bucket", opts=child)
+        guards: list[pulumi.Resource] = [
+            aws.s3.BucketPublicAccessBlock(
+                f"{name}-public-access-block",
+                bucket=bucket.bucket,
+                block_public_acls=True,
+                block_public_policy=True,
+                ignore_public_acls=True,
+                restrict_public_buckets=True,
+                opts=child,
+            ),
+            aws.s3.BucketOwnershipControls(
+                f"{name}-ownership", bucket=bucket.bucket, rule={"object_ownership": "BucketOwnerEnforced"}, opts=child
+            ),
+            aws.s3.BucketServerSideEncryptionConfiguration(
+                f"{name}-encryption",
+                bucket=bucket.bucket,
+                rules=[{"apply_server_side_encryption_by_default": {"sse_algorithm": "AES256"}}],
+                opts=child,
+            ),
+        ]
+        versioning = aws.s3.BucketVersioning(
+            f"{name}-versioning", bucket=bucket.bucket, versioning_configuration={"status": "Enabled"}, opts=child
+        )
+        # S3 answers a policy change with a conflict while the access block of the same bucket is being written.
+        policy = aws.s3.BucketPolicy(
+            f"{name}-policy",
+            bucket=bucket.bucket,
+            policy=pulumi.Output.json_dumps(_tls_only(bucket.arn), sort_keys=True),
+            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, depends_on=guards),
+        )
+        self.bucket = pulumi.Output.all(bucket.bucket, versioning.id, policy.id).apply(lambda values: str(values[0]))
+        self.arn = bucket.arn
+        self.register_outputs({"bucket": self.bucket})
+
+
+def _tls_only(bucket_arn: pulumi.Input[str]) -> dict[str, object]:
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "TlsOnly",
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "s3:*",
+                "Resource": [bucket_arn, pulumi.Output.concat(bucket_arn, "/*")],
+                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            }
+        ],
+    }

@@ -1,0 +1,38 @@
+"""Which model repository a stack serves."""
+
+from dataclasses import dataclass
+
+from model_repo.build import ModelArtifact, built
+
+from model_repo.manifest import repository_prefix
+from model_repo.spec import load_spec
+from model_repo.variant import parse_variant
+from stacks.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A repository by its digest, and its files where the stack publishes them itself."""
+
+    name: str
+    variant: str
+    digest: str
+    artifact: ModelArtifact | None
+    """None: the digest is in the model store already."""
+
+    @property
+    def prefix(self) -> str:
+        """Where the repository lies in a model store, without a slash at its end."""
+        return repository_prefix(self.name, self.digest)
+
+
+def served_model(settings: ModelSettings) -> ServedModel:
+    """The repository that the settings name: by digest, or the one that was built on this machine.
+
+    Raises:
+        model_repo.build.NotBuilt: No digest is named and nothing was built.
+    """
+    if settings.digest is not None:
+        return ServedModel(settings.name, settings.variant, settings.digest, artifact=None)
+    artifact = built(load_spec(settings.name), parse_variant(settings.variant), settings.device)
+    return ServedModel(settings.name, settings.variant, artifact.digest, artifact)

@@ -1,0 +1,100 @@
+"""The program under Pulumi's mocks: no engine, no provider, no network."""
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi.runtime
+import pytest
+import yaml
+
+from model_repo.build import ModelArtifact
+from model_repo.manifest import MANIFEST_NAME, Manifest
+
+ROOT = Path(__file__).parents[2]
+STACKS = ("local", "dev", "prod")
+
+
+def stack_config(stack: str) -> dict[str, Any]:
+    """The configuration of a stack file, as YAML has it."""
+    return yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8"))["config"]
+
+
+def as_handed_to_a_program(config: dict[str, Any]) -> dict[str, str]:
+    """The configuration as Pulumi hands it on: structures as JSON text."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
+
+
+class Recorder(pulumi.runtime.Mocks):
+    """Answers as a provider would, and remembers what was registered."""
+
+    def __init__(self) -> None:
+        self.resources: list[pulumi.runtime.MockResourceArgs] = []
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        self.resources.append(args)
+        outputs: dict[str, Any] = {"name": args.name, "bucket": args.name, "arn": f"arn:aws:mock:::{args.name}"}
+        outputs |= {"email": f"{args.name}@mock", "member": f"serviceAccount:{args.name}@mock", **args.inputs}
+        if args.typ == "kubernetes:core/v1:Service":
+            outputs["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+        if args.typ == "gcp:container/cluster:Cluster":
+            outputs |= {"endpoint": "192.0.2.2", "masterAuth": {"clusterCaCertificate": "Y2E="}}
+        return f"{args.name}-id", outputs
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> dict[str, Any]:
+        raise AssertionError(f"the program asks a cloud at preview: {args.token}")
+
+    def of_type(self, typ: str) -> list[pulumi.runtime.MockResourceArgs]:
+        return [resource for resource in self.resources if resource.typ == typ]
+
+    def one(self, typ: str) -> pulumi.runtime.MockResourceArgs:
+        (resource,) = self.of_type(typ)
+        return resource
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> ModelArtifact:
+    """A repository on this machine; the program reads only its manifest, so the model is a few bytes."""
+    for path in ("bert-small/config.pbtxt", "bert-small/1/model.onnx"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(path)
+    manifest = Manifest.of_folder(tmp_path, name="bert-small", variant="trt-db", device="cpu")
+    (tmp_path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    return ModelArtifact(
+        name="bert-small",
+        variant="trt-db",
+        device="cpu",
+        digest=manifest.digest,
+        size_bytes=manifest.size_bytes,
+        files=manifest.files,
+        folder=tmp_path,
+        weights="seeded-random",
+    )
+
+
+@pytest.fixture
+def run_program(
+    recorder: Recorder, artifact: ModelArtifact, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, dict[str, Any]], None]:
+    """Run the whole of `__main__` for a stack with a configuration."""
+    monkeypatch.setattr("stacks.model.built", lambda *_: artifact)
+
+    def run(stack: str, config: dict[str, Any]) -> None:
+        pulumi.runtime.set_mocks(recorder, project="triton-stack", stack=stack, preview=False)
+        pulumi.runtime.set_all_config(as_handed_to_a_program(config))
+
+        @pulumi.runtime.test
+        def program() -> None:
+            runpy.run_path(str(ROOT / "__main__.py"))
+
+        program()
+
+    return run

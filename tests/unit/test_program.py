@@ -1,0 +1,116 @@
+"""The whole program, for every stack file."""
+
+import copy
+import json
+import re
+
+import pulumi
+import pytest
+from conftest import STACKS, stack_config
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_stack_deploys_both_targets(stack, run_program, recorder):
+    run_program(stack, stack_config(stack))
+    regions = stack_config(stack)["triton-stack:gke"]["regions"]
+    assert len(recorder.of_type("aws:sagemaker/endpoint:Endpoint")) == 1
+    assert len(recorder.of_type("kubernetes:apps/v1:Deployment")) == len(regions)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_resource_but_providers_and_components_of_the_stack_has_a_parent_component(stack, run_program, recorder):
+    run_program(stack, stack_config(stack))
+    loose = [
+        r.name
+        for r in recorder.resources
+        if not r.name.startswith(f"triton-{stack}") and r.typ != "pulumi:pulumi:Stack"
+    ]
+    assert loose == []
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_no_name_depends_on_when_or_where_it_runs(stack, run_program, recorder):
+    run_program(stack, stack_config(stack))
+    first = [(r.typ, r.name, json.dumps(r.inputs, sort_keys=True, default=repr)) for r in recorder.resources]
+    recorder.resources.clear()
+    run_program(stack, stack_config(stack))
+    again = [(r.typ, r.name, json.dumps(r.inputs, sort_keys=True, default=repr)) for r in recorder.resources]
+    assert sorted(n[:2] for n in first) == sorted(n[:2] for n in again)
+    assert not [name for _, name, _ in first if re.search(r"20\d\d-?\d\d", name)]
+
+
+def test_a_cluster_of_ones_own_gets_no_network_cluster_or_identity(run_program, recorder):
+    run_program("local", stack_config("local"))
+    made = {r.typ for r in recorder.resources if r.typ.startswith("gcp:")}
+    assert made == {"gcp:storage/bucket:Bucket", "gcp:storage/bucketObject:BucketObject"}
+
+
+@pytest.mark.parametrize(("off", "gone"), [("sagemaker", "aws:"), ("gke", "kubernetes:")])
+def test_a_target_that_is_off_registers_nothing(off, gone, run_program, recorder):
+    config = stack_config("local")
+    config[f"triton-stack:{off}"]["enabled"] = False
+    run_program("local", config)
+    assert not [r.name for r in recorder.resources if r.typ.startswith(gone)]
+
+
+def test_a_region_more_leaves_the_other_untouched(run_program, recorder):
+    config = stack_config("prod")
+    run_program("prod", config)
+    before = {r.name for r in recorder.resources}
+    recorder.resources.clear()
+    more = copy.deepcopy(config)
+    more["triton-stack:gke"]["regions"].append("asia-east1")
+    run_program("prod", more)
+    added = {r.name for r in recorder.resources} - before
+    assert before <= {r.name for r in recorder.resources}
+    assert added
+    assert all("asia-east1" in name for name in added)
+
+
+def test_both_targets_serve_the_same_digest(run_program, recorder, artifact):
+    run_program("local", stack_config("local"))
+    model = recorder.one("aws:sagemaker/model:Model").inputs["primaryContainer"]
+    (source,) = model["modelDataSource"]["s3DataSources"]
+    assert source["s3Uri"].endswith(f"/models/bert-small/{artifact.digest}/")
+    container = recorder.one("kubernetes:apps/v1:Deployment").inputs["spec"]["template"]["spec"]["containers"][0]
+    (repository,) = [a for a in container["args"] if a.startswith("--model-repository=")]
+    assert repository.endswith(f"/models/bert-small/{artifact.digest}")
+
+
+def test_a_digest_in_the_settings_is_served_and_nothing_is_uploaded(run_program, recorder):
+    run_program("prod", stack_config("prod"))
+    digest = stack_config("prod")["triton-stack:model"]["digest"]
+    assert digest in json.dumps(recorder.one("aws:sagemaker/model:Model").inputs, default=str)
+    assert not recorder.of_type("aws:s3/bucketObjectv2:BucketObjectv2")
+    assert not recorder.of_type("gcp:storage/bucketObject:BucketObject")
+
+
+def test_the_manifest_is_uploaded_after_every_file(run_program, recorder):
+    run_program("local", stack_config("local"))
+    for typ, key in (
+        ("aws:s3/bucketObjectv2:BucketObjectv2", "key"),
+        ("gcp:storage/bucketObject:BucketObject", "name"),
+    ):
+        keys = [r.inputs[key] for r in recorder.of_type(typ)]
+        assert len(keys) == 3
+        assert keys[-1].endswith("/manifest.json")
+
+
+def test_a_wrong_setting_ends_the_program_before_anything_is_registered(run_program, recorder):
+    config = stack_config("local")
+    config["triton-stack:sagemaker"]["instance_type"] = "ml.g4dn.3xlarge"
+    with pytest.raises(pulumi.RunError, match=r"^triton-stack:sagemaker.instance_type: \"ml.g4dn.3xlarge\" is not"):
+        run_program("local", config)
+    assert recorder.resources == []
+
+
+def test_a_fleet_that_breaks_the_slo_ends_the_program_before_anything_is_registered(run_program, recorder):
+    config = stack_config("local")
+    config["triton-stack:slo"]["latency_ms"] = 300
+    with pytest.raises(pulumi.RunError) as refused:
+        run_program("local", config)
+    assert [line.partition(":")[2].partition(":")[0] for line in str(refused.value).splitlines()] == [
+        "sagemaker.instance_type",
+        "gke.machine_type",
+    ]
+    assert recorder.resources == []

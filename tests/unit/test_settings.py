@@ -1,0 +1,153 @@
+"""What a stack file may say, and what is answered when it says something else."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+from conftest import STACKS, as_handed_to_a_program, stack_config
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stacks.fleet import plan_fleet
+from stacks.settings import SettingsError, read_settings
+
+
+def errors_of(config: dict[str, Any]) -> list[str]:
+    try:
+        plan_fleet(read_settings(as_handed_to_a_program(config)))
+    except SettingsError as error:
+        return str(error).splitlines()
+    return []
+
+
+def changed(section: str, key: str, value: Any) -> dict[str, Any]:
+    config = copy.deepcopy(stack_config("local"))
+    config[f"triton-stack:{section}"][key] = value
+    return config
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_stack_file_is_right(stack):
+    assert errors_of(stack_config(stack)) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        (
+            "sagemaker",
+            "instance_type",
+            "ml.g4dn.3xlarge",
+            '"ml.g4dn.3xlarge" is not a g4dn type; one of ml.g4dn.xlarge, ',
+        ),
+        (
+            "sagemaker",
+            "instance_type",
+            "ml.g4dn.4xlarge",
+            '"ml.g4dn.4xlarge" was not measured with variant "trt-db"; one',
+        ),
+        ("sagemaker", "enabled", "yes", '"yes" should be a valid boolean; write e.g. true'),
+        ("model", "name", "gpt-5", '"gpt-5" is not a model of model_repo/models; one of bert-large, '),
+        ("model", "variant", "trt", '"trt" is not a variant; one of pt-base, '),
+        ("model", "digest", "latest", "\"latest\" should match pattern '^[0-9a-f]{64}$'; write e.g. a digest"),
+        ("model", "compile", "never", "missing, and compile is never; name the digest"),
+        ("slo", "latency_ms", -1, "-1 should be greater than 0; write e.g. 500"),
+        ("slo", "latency_ms", math.nan, "NaN should be a finite number; write e.g. 500"),
+        ("slo", "latency_ms", math.inf, "Infinity should be a finite number; write e.g. 500"),
+        ("slo", "latency_ms", "500", '"500" should be a valid number; write e.g. 500'),
+        ("traffic", "base_rps", 61, "61 is over peak_rps 60; write at most 60"),
+        ("capacity", "headroom", 0.9, "0.9 should be greater than or equal to 1; write e.g. 1.2"),
+        (
+            "capacity",
+            "measurements",
+            "../x.csv",
+            '"../x.csv" is not a file of capacity/measurements; one of bert-large-g4dn.csv',
+        ),
+        ("gke", "regions", ["moon-1"], '["moon-1"] holds "moon-1", which has no T4; any of asia-east1, '),
+        ("gke", "regions", ["us-central1"] * 2, "names a region twice"),
+        ("gke", "regions", ["us-central1", "us-east1"], "a kubeconfig names one cluster"),
+        ("gke", "authorized_networks", ["0.0.0.0/0"], "opens the control planes to everyone"),
+        ("gke", "authorized_networks", ["10.0.0.1/8"], "holds no CIDR block"),
+        ("gke", "grpc_port", 8000, "8000 is http_port too; write another, e.g. 8001"),
+        ("triton", "release", "20.01", '"20.01" is not a release of model_repo/compatibility.yaml; one of 25.09'),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_path_value_reason_and_what_works(section, key, value, said):
+    (line,) = errors_of(changed(section, key, value))
+    path, _, rest = line.removeprefix("triton-stack:").partition(": ")
+    assert path == ("model.digest" if value == "never" else f"{section}.{key}")
+    assert said in rest
+
+
+def test_an_unknown_key_names_the_known_ones():
+    assert errors_of(changed("slo", "latency", 5)) == ["triton-stack:slo.latency: unknown key; known here: latency_ms"]
+
+
+def test_a_missing_section_names_its_keys():
+    config = stack_config("local")
+    del config["triton-stack:traffic"]
+    assert errors_of(config) == ["triton-stack:traffic: missing; write its keys: base_rps, peak_rps"]
+
+
+def test_two_errors_are_two_lines():
+    config = changed("slo", "latency_ms", 0)
+    config["triton-stack:traffic"]["peak_rps"] = "many"
+    assert len(errors_of(config)) == 2
+
+
+def test_both_targets_off_is_an_error():
+    config = changed("gke", "enabled", value=False)
+    config["triton-stack:sagemaker"]["enabled"] = False
+    (line,) = errors_of(config)
+    assert "both false" in line
+
+
+def test_a_region_without_an_image_is_an_error():
+    config = stack_config("local")
+    config["aws:region"] = "mars-1"
+    (line,) = errors_of(config)
+    assert line.startswith('aws:region: "mars-1" has no SageMaker Triton image; one of ')
+
+
+SECTIONS = sorted(key for key in stack_config("local") if key.startswith("triton-stack:"))
+KEYS = [(section, key) for section in SECTIONS for key in stack_config("local")[section]]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(place=st.sampled_from(KEYS), value=ANYTHING)
+def test_any_value_anywhere_is_right_or_one_line_an_error(place, value):
+    section, key = place
+    config = copy.deepcopy(stack_config("local"))
+    config[section][key] = value
+    assert_lines(errors_of(config))
+
+
+@given(section=st.sampled_from(SECTIONS), value=ANYTHING)
+def test_any_section_is_right_or_one_line_an_error(section, value):
+    config = copy.deepcopy(stack_config("local"))
+    config[section] = value
+    assert_lines(errors_of(config))
+
+
+@given(place=st.sampled_from(KEYS), name=st.text(alphabet="abc_.:", min_size=1, max_size=12))
+def test_any_misspelt_key_is_an_error_that_names_it(place, name):
+    section, key = place
+    config = copy.deepcopy(stack_config("local"))
+    config[section][f"{key}{name}"] = config[section].pop(key)
+    lines = errors_of(config)
+    assert_lines(lines)
+    assert any(f"{section}.{key}{name}: unknown key" in line for line in lines)
+
+
+def assert_lines(lines: list[str]) -> None:
+    """Each line starts with a path of the stack file and says more than that."""
+    for line in lines:
+        path, _, rest = line.partition(": ")
+        assert path.startswith("triton-stack:"), line
+        assert rest, line
+        assert "Traceback" not in line
