@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from model_repo.build import ModelArtifact, built
-
 from model_repo.manifest import repository_prefix
 from model_repo.spec import load_spec
 from model_repo.variant import parse_variant

@@ -8,14 +8,25 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pulumi.runtime.config import CONFIG, get_config_env
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from capacity.measurements import MACHINES, SHIPPED_FOLDER
-from components.gcp.gpu_cluster import T4_ZONES
+from components.gcp.t4_zones import T4_ZONES
 from model_repo.compatibility import triton_releases
 from model_repo.spec import spec_names
 from model_repo.variant import VARIANTS, parse_variant
@@ -236,6 +247,25 @@ class Settings(_Section):
                 "sagemaker.enabled and gke.enabled are both false: nothing would be deployed; set one to true"
             )
         return self
+
+
+def read_stack_file(path: Path) -> Settings:
+    """Read and check a stack file without Pulumi, as a program would see it.
+
+    Raises:
+        SettingsError: It cannot be read, or what it says cannot be used: one line an error.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path.name}: cannot be read: {' '.join(str(error).split())}") from error
+    try:
+        config = TypeAdapter(dict[str, Any]).validate_python(content["config"])
+    except (TypeError, KeyError, ValidationError) as error:
+        raise SettingsError(
+            f"{path.name}: has no `config:`; write its sections below one, as in Pulumi.local.yaml"
+        ) from error
+    return read_settings({key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()})
 
 
 def stack_config() -> dict[str, str]:

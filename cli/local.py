@@ -1,0 +1,128 @@
+"""The local stack: up, down, status and its environment."""
+
+import json
+import os
+import shlex
+import shutil
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.status import show_status
+from cli.steps import console, step
+from delivery.smoke import check_answer, smoke
+from delivery.stack import PROJECT_FOLDER, Stack
+from delivery.status import target_statuses, wait_until_ready
+from localcloud.cloud import LocalCloud, Ports
+from localcloud.toolchain import find_or_build
+from model_repo.build import build
+from model_repo.sample import reference_outputs, sample_inputs
+from model_repo.spec import load_spec
+from model_repo.variant import parse_variant
+from stacks.fleet import plan_fleet
+from stacks.settings import read_stack_file
+
+STACK = "local"
+STATE = PROJECT_FOLDER / ".local"
+
+# As many as the plan's least: a pod more waits for a T4, as it would in a zone that has run out.
+T4_NODES = 2
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def up(as_json: Json = False) -> None:
+    """Start the local cloud, deploy both targets to it and send each an inference.
+
+    Run it again at any time: what is there stays, what is missing comes.
+
+    Examples: [bold]triton-stack up[/], [bold]triton-stack up --json | jq '.targets[].endpoint'[/]
+    """
+    # What is wrong in the stack file is said before anything starts.
+    settings = read_stack_file(PROJECT_FOLDER / f"Pulumi.{STACK}.yaml")
+    plan_fleet(settings)
+    spec = load_spec(settings.model.name)
+    with step("tools") as report:
+        find_or_build(report)
+    with step(f"model {settings.model.name} {settings.model.variant}") as report:
+        artifact = build(spec, parse_variant(settings.model.variant), settings.model.device, report)
+    if artifact.weights == "seeded-random":
+        console.print("[yellow]![/] its weights are random: the hub could not be reached; answers mean nothing")
+    cloud = local_cloud()
+    with step("local cloud") as report:
+        started = cloud.up(report)
+    os.environ.update(cloud.environment())
+    stack = Stack(STACK, os.environ)
+    stack.initialise()
+    # The emulators keep what they hold in memory: after a restart, Pulumi looks first what is still there.
+    changes = stack.up(refresh=bool(started))
+    outputs = stack.outputs()
+    with step("endpoints answer"):
+        wait_until_ready(outputs, PROJECT_FOLDER)
+    with step("inference"):
+        inputs = sample_inputs(spec, batch_size=1)
+        reference = reference_outputs(artifact.folder / spec.name / "1" / "model.onnx", inputs)
+        answers = [check_answer(answer, reference) for answer in smoke(outputs, spec, inputs)]
+    show_status(list(target_statuses(outputs, PROJECT_FOLDER)), answers, as_json=as_json)
+    changed = sum(count for operation, count in changes.items() if operation != "same")
+    console.print(f"{changed} resources changed" if changed else "unchanged", highlight=False)
+
+
+def down() -> None:
+    """Destroy the local stack, stop the local cloud and remove all that both left on this machine.
+
+    Built tools and models stay in the cache.
+    """
+    if not STATE.exists():
+        console.print("nothing is up")
+        return
+    cloud = local_cloud()
+    processes = cloud.status()
+    if processes and all(state == "running" for _, state, _ in processes):
+        os.environ.update(cloud.environment())
+        stack = Stack(STACK, os.environ)
+        if stack.exists():
+            stack.destroy()
+    else:
+        console.print("the local cloud is not running: what it held is gone with it")
+    with step("stop the local cloud"):
+        cloud.down()
+        shutil.rmtree(STATE)
+
+
+def status(as_json: Json = False) -> None:
+    """Show the processes of the local cloud and what the local stack serves now."""
+    cloud = local_cloud()
+    processes = cloud.status() if STATE.exists() else []
+    if not processes:
+        console.print("nothing is up; `triton-stack up` starts it")
+        raise typer.Exit(1)
+    if not as_json:
+        table = Table("process", "state", "detail", box=None)
+        for row in processes:
+            table.add_row(*row)
+        Console().print(table)
+    os.environ.update(cloud.environment())
+    stack = Stack(STACK, os.environ)
+    if stack.exists():
+        show_status(list(target_statuses(stack.outputs(), PROJECT_FOLDER)), [], as_json=as_json)
+
+
+def env(as_json: Json = False) -> None:
+    """Print what puts pulumi, kubectl and triton-stack, set for the local stack, into a shell.
+
+    Example: [bold]eval "$(triton-stack env)" && pulumi stack --stack local[/]
+    """
+    environment = local_cloud().environment()
+    if as_json:
+        print(json.dumps(environment, indent=2))
+        return
+    for name, value in environment.items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+def local_cloud() -> LocalCloud:
+    """The local cloud of this checkout."""
+    return LocalCloud(STATE, Ports(), t4_nodes=T4_NODES)

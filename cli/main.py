@@ -1,0 +1,62 @@
+"""`triton-stack`: the command line over the project's packages."""
+
+import sys
+
+import typer
+
+from capacity.measurements import MeasurementError
+from capacity.planner import PlanError
+from cli import local, model, stack
+from cli.steps import console
+from delivery.smoke import SmokeError
+from delivery.stack import StackError
+from delivery.status import NotReadyError
+from localcloud.supervisor import SupervisorError
+from localcloud.toolchain import ToolchainError
+from model_repo.build import BuildError, NotBuilt
+from model_repo.spec import SpecError
+from model_repo.variant import VariantError
+from stacks.settings import SettingsError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="NVIDIA Triton on SageMaker and GKE: the local stack, previews and models.",
+    pretty_exceptions_enable=False,
+)
+app.command()(local.up)
+app.command()(local.down)
+app.command()(local.status)
+app.command()(local.env)
+app.command()(stack.preview)
+app.add_typer(model.app, name="model")
+
+# What a user can mend: its text is the whole message.
+_USER_ERRORS = (
+    BuildError,
+    MeasurementError,
+    NotBuilt,
+    NotReadyError,
+    PlanError,
+    SettingsError,
+    SmokeError,
+    SpecError,
+    StackError,
+    SupervisorError,
+    ToolchainError,
+    VariantError,
+)
+
+
+def main() -> None:
+    """Run a command; an error that the user can mend is its text and status 1, an interrupt is status 130."""
+    try:
+        app()
+    except _USER_ERRORS as error:
+        for line in str(error).splitlines():
+            console.print("[bold red]error:[/] ", end="")
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues, `triton-stack down` clears up")
+        sys.exit(130)

@@ -1,0 +1,79 @@
+"""Models: what there is, and what is built on this machine."""
+
+import json
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.steps import step
+from model_repo.build import ModelArtifact, NotBuilt, build, built
+from model_repo.spec import load_spec, spec_names
+from model_repo.variant import VARIANTS, Device, parse_variant
+
+_DEVICES: tuple[Device, ...] = get_args(Device)
+
+app = typer.Typer(no_args_is_help=True, help="Models: list them, build them.")
+
+
+@app.command(name="list")
+def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False) -> None:
+    """List the models, their variants that are built on this machine, and those repositories' digests."""
+    rows = [(name, artifact) for name in spec_names() for artifact in _built(name)]
+    if as_json:
+        listed = [{"model": name, "built": [_fields(a) for n, a in rows if n == name]} for name in spec_names()]
+        print(json.dumps(listed, indent=2))
+        return
+    table = Table("model", "variant", "device", "digest", "MB", "weights", box=None, header_style="bold")
+    for name in spec_names():
+        for artifact in [a for n, a in rows if n == name]:
+            megabytes = f"{artifact.size_bytes / 1e6:.1f}"
+            table.add_row(name, artifact.variant, artifact.device, artifact.digest[:12], megabytes, artifact.weights)
+        if not any(n == name for n, _ in rows):
+            table.add_row(name, "[dim]not built[/]")
+    Console().print(table)
+
+
+@app.command(name="build")
+def build_model(
+    name: Annotated[str, typer.Argument(help="Name of a spec in model_repo/models/.")],
+    variant: Annotated[str, typer.Option(help="One of pt-base … trt-ig-db.")] = "trt-db",
+    device: Annotated[str, typer.Option(help="cpu, or t4.")] = "cpu",
+) -> None:
+    """Export a model and make its repository, unless that is there already; print its digest.
+
+    Example: [bold]triton-stack model build resnet50 --variant trt-ig-db[/]
+    """
+    spec, chosen = load_spec(name), parse_variant(variant)
+    with step(f"model {name} {chosen.name}") as report:
+        artifact = build(spec, chosen, _device(device), report)
+    print(artifact.digest)
+
+
+def _device(text: str) -> Device:
+    for device in _DEVICES:
+        if device == text:
+            return device
+    raise typer.BadParameter(f'"{text}" is not a device; one of {", ".join(_DEVICES)}')
+
+
+def _built(name: str) -> list[ModelArtifact]:
+    found: list[ModelArtifact] = []
+    for variant in VARIANTS:
+        for device in _DEVICES:
+            try:
+                found.append(built(load_spec(name), parse_variant(variant), device))
+            except NotBuilt:
+                continue
+    return found
+
+
+def _fields(artifact: ModelArtifact) -> dict[str, object]:
+    return {
+        "variant": artifact.variant,
+        "device": artifact.device,
+        "digest": artifact.digest,
+        "size_bytes": artifact.size_bytes,
+        "weights": artifact.weights,
+    }

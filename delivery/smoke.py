@@ -1,0 +1,154 @@
+"""One inference by every way into a stack."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import botocore.exceptions
+import numpy as np
+import requests
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from model_repo.sample import Array
+from model_repo.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from types_boto3_sagemaker_runtime import SageMakerRuntimeClient
+
+MAX_ABS_ERROR = 1e-4
+"""How far an answer may be from onnxruntime's on the same input."""
+
+_TIMEOUT_S = 30
+
+
+class SmokeError(RuntimeError):
+    """An endpoint that does not answer, or answers wrongly."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one endpoint answered to one request."""
+
+    target: str
+    protocol: str
+    latency_ms: float
+    """As this client saw it, connection included."""
+    outputs: dict[str, Array]
+
+
+def smoke(outputs: dict[str, Any], spec: ModelSpec, inputs: dict[str, Array]) -> Iterator[Answer]:
+    """Send one request by every protocol of every target of a stack, and check the shapes of what comes back.
+
+    Args:
+        outputs: The stack's outputs.
+        spec: The model that the stack serves.
+        inputs: One batch, by input name.
+
+    Raises:
+        SmokeError: No answer, an error in its place, or outputs of another name or shape than the spec's.
+    """
+    batch_size = len(next(iter(inputs.values())))
+    expected = {tensor.name: (batch_size, *tensor.dims) for tensor in spec.outputs}
+    for target, protocol, infer in _ways(outputs):
+        answer = _ask(target, protocol, lambda infer=infer: infer(spec, inputs))
+        shapes = {name: tuple(array.shape) for name, array in answer.outputs.items()}
+        if shapes != expected:
+            raise SmokeError(f"{target} answers over {protocol} with {shapes}; {spec.name} has {expected}")
+        yield answer
+
+
+def check_answer(answer: Answer, reference: dict[str, Array]) -> Answer:
+    """Give back an answer that equals the reference.
+
+    Raises:
+        SmokeError: It differs by more than 1e-4 somewhere.
+    """
+    for name, expected in reference.items():
+        error = float(np.max(np.abs(answer.outputs[name] - expected)))
+        # Written so that a NaN, which is over no bound, is refused too.
+        if not error <= MAX_ABS_ERROR:
+            way = f"{answer.target} over {answer.protocol}"
+            raise SmokeError(f"{way} answers with another {name}: off by {error:g}, over {MAX_ABS_ERROR:g}")
+    return answer
+
+
+_Infer = Callable[[ModelSpec, dict[str, Array]], dict[str, Array]]
+
+
+def _ways(outputs: dict[str, Any]) -> Iterator[tuple[str, str, _Infer]]:
+    """Target, protocol and function of every way into a stack."""
+    if sagemaker := outputs.get("sagemaker"):
+        client: SageMakerRuntimeClient = boto3.client(  # pyright: ignore[reportUnknownMemberType] - most services have no stubs
+            "sagemaker-runtime", region_name=sagemaker["region"]
+        )
+        yield "sagemaker", "invoke_endpoint", partial(_invoke_endpoint, client, sagemaker["endpoint"])
+    for cluster in outputs.get("gke", []):
+        yield f"gke {cluster['region']}", "http", partial(_infer_http, cluster["http"])
+        yield f"gke {cluster['region']}", "grpc", partial(_infer_grpc, cluster["grpc"])
+
+
+def _ask(target: str, protocol: str, infer: Callable[[], dict[str, Array]]) -> Answer:
+    started = time.perf_counter()
+    try:
+        outputs = infer()
+    except (
+        botocore.exceptions.BotoCoreError,
+        botocore.exceptions.ClientError,
+        requests.RequestException,
+        InferenceServerException,
+    ) as error:
+        raise SmokeError(f"{target} does not answer over {protocol}: {error}") from error
+    return Answer(target, protocol, (time.perf_counter() - started) * 1000, outputs)
+
+
+def _invoke_endpoint(
+    client: "SageMakerRuntimeClient", endpoint: str, spec: ModelSpec, inputs: dict[str, Array]
+) -> dict[str, Array]:
+    response = client.invoke_endpoint(
+        EndpointName=endpoint, ContentType="application/json", Body=json.dumps(_request(spec, inputs))
+    )
+    return _response(json.loads(response["Body"].read()))
+
+
+def _infer_http(url: str, spec: ModelSpec, inputs: dict[str, Array]) -> dict[str, Array]:
+    response = requests.post(f"{url}/v2/models/{spec.name}/infer", json=_request(spec, inputs), timeout=_TIMEOUT_S)
+    if not response.ok:
+        raise requests.HTTPError(f"{response.status_code}: {response.text}", response=response)
+    return _response(response.json())
+
+
+def _request(spec: ModelSpec, inputs: dict[str, Array]) -> dict[str, Any]:
+    """The JSON of KServe's v2 protocol, which Triton speaks on both targets."""
+    return {
+        "inputs": [
+            {
+                "name": tensor.name,
+                "datatype": tensor.dtype,
+                "shape": list(inputs[tensor.name].shape),
+                "data": inputs[tensor.name].ravel().tolist(),
+            }
+            for tensor in spec.inputs
+        ]
+    }
+
+
+def _response(body: dict[str, Any]) -> dict[str, Array]:
+    return {out["name"]: np.asarray(out["data"]).reshape(out["shape"]) for out in body["outputs"]}
+
+
+def _infer_grpc(url: str, spec: ModelSpec, inputs: dict[str, Array]) -> dict[str, Array]:
+    # The client's own annotations leave most types open.
+    client: Any
+    with tritonclient.grpc.InferenceServerClient(url) as client:
+        tensors: list[Any] = []
+        for tensor in spec.inputs:
+            value: Any = tritonclient.grpc.InferInput(tensor.name, list(inputs[tensor.name].shape), tensor.dtype)
+            value.set_data_from_numpy(inputs[tensor.name])
+            tensors.append(value)
+        result = client.infer(spec.name, tensors, client_timeout=_TIMEOUT_S)
+        return {tensor.name: np.asarray(result.as_numpy(tensor.name)) for tensor in spec.outputs}

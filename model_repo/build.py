@@ -1,0 +1,276 @@
+"""Builds a model repository: export, configuration, manifest, digest. What has been built once is found again."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+import yaml
+from filelock import FileLock
+from pydantic import ValidationError
+
+from model_repo.config import CONFIG_NAME, config_pbtxt
+from model_repo.exported import ONNX_NAME, RECORD_NAME, SEEDED_RANDOM, ExportedModel
+from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestFile
+from model_repo.spec import ModelSpec
+from model_repo.variant import Device, Variant
+
+Report = Callable[[str], None]
+"""Takes one line of progress."""
+
+_ROOT: Final = Path(__file__).parents[1]
+
+# What decides the bytes of an export, besides the spec.
+_EXPORT_CODE: Final = ("export.py", "sample.py")
+_EXPORTERS: Final = frozenset({"torch", "torchvision", "transformers", "onnx", "onnx-ir", "onnxscript"})
+
+_NAME_A_DIGEST: Final = "name the digest of a published one in `triton-stack:model.digest`"
+
+
+class BuildError(RuntimeError):
+    """A model repository that could not be built."""
+
+
+class NotBuilt(RuntimeError):  # noqa: N818 - a state, not a failure
+    """A model repository that nothing has built here."""
+
+
+@dataclass(frozen=True)
+class ModelArtifact:
+    """One model repository, by its digest."""
+
+    name: str
+    variant: str
+    device: str
+    digest: str
+    """SHA-256 of the manifest in hex, 64 characters."""
+    size_bytes: int
+    files: tuple[ManifestFile, ...]
+    """All but the manifest itself."""
+    folder: Path | None
+    """Where it lies on this machine, manifest included; None when it is only in a bucket."""
+    weights: str
+    """Where the weights are from; ``seeded-random`` when they mean nothing."""
+
+
+def cache_path() -> Path:
+    """The folder that outlives checkouts: ``TRITON_STACK_CACHE``, else the user's cache folder."""
+    return Path(os.environ.get("TRITON_STACK_CACHE") or platformdirs.user_cache_path("triton-stack"))
+
+
+def built(spec: ModelSpec, variant: Variant, device: Device) -> ModelArtifact:
+    """The repository, where it has been built before.
+
+    Raises:
+        NotBuilt: it has not; the text names the command that does it.
+    """
+    artifact = _find(spec, variant, device)
+    if artifact is None:
+        raise NotBuilt(
+            f"{spec.name} {variant.name} for {device} is not built on this machine: "
+            + (
+                f"run `triton-stack model build {spec.name} --variant {variant.name} --device {device}`"
+                if device == "cpu"
+                else _NAME_A_DIGEST
+            )
+        )
+    return artifact
+
+
+def build(spec: ModelSpec, variant: Variant, device: Device, report: Report) -> ModelArtifact:
+    """The repository, built unless it has been before.
+
+    The first build on a machine installs PyTorch, 5.5 GB, into an environment of its own in the cache.
+
+    Raises:
+        BuildError: the device is not here, a tool is missing, or the export failed.
+    """
+    if device != "cpu":
+        raise BuildError(
+            f"{spec.name} {variant.name}: what a T4 serves is compiled on a T4, not here: {_NAME_A_DIGEST}"
+        )
+    artifact = _find(spec, variant, device)
+    if artifact is None:
+        try:
+            _build(spec, variant, device, report)
+        except OSError as error:
+            raise BuildError(f"{cache_path()}: {error}; make room there, or set TRITON_STACK_CACHE") from error
+        artifact = built(spec, variant, device)
+    if artifact.weights == SEEDED_RANDOM:
+        report(
+            f"{spec.name}: WEIGHTS ARE RANDOM, its answers mean nothing: they could not be downloaded; "
+            f"to try again remove {export_folder(spec)}"
+        )
+    return artifact
+
+
+def _build(spec: ModelSpec, variant: Variant, device: Device, report: Report) -> None:
+    cache_path().mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_path() / "model_repo.lock"):
+        exported = _read_record(spec) or _export(spec, report)
+        _assemble(spec, _manifest(spec, variant, device, exported), config_pbtxt(spec, variant, device))
+
+
+def _find(spec: ModelSpec, variant: Variant, device: Device) -> ModelArtifact | None:
+    exported = _read_record(spec)
+    if exported is None:
+        return None
+    manifest = _manifest(spec, variant, device, exported)
+    folder = _repository_folder(manifest)
+    if not all(_has_size(folder / file.path, file.size_bytes) for file in manifest.files):
+        return None
+    return ModelArtifact(
+        name=spec.name,
+        variant=variant.name,
+        device=device,
+        digest=manifest.digest,
+        size_bytes=manifest.size_bytes,
+        files=manifest.files,
+        folder=folder,
+        weights=exported.weights,
+    )
+
+
+def _manifest(spec: ModelSpec, variant: Variant, device: Device, exported: ExportedModel) -> Manifest:
+    """The manifest of a repository, built or not: known from the export's record without reading the model."""
+    config = config_pbtxt(spec, variant, device).encode()
+    files = (
+        ManifestFile(
+            path=f"{spec.name}/{CONFIG_NAME}", size_bytes=len(config), sha256=hashlib.sha256(config).hexdigest()
+        ),
+        ManifestFile(path=f"{spec.name}/1/{ONNX_NAME}", size_bytes=exported.size_bytes, sha256=exported.sha256),
+    )
+    return Manifest(name=spec.name, variant=variant.name, device=device, files=files)
+
+
+def _repository_folder(manifest: Manifest) -> Path:
+    return cache_path() / "repositories" / manifest.digest
+
+
+def export_folder(spec: ModelSpec) -> Path:
+    """Where the export of ``spec`` is kept, by all that decides its bytes; it need not exist yet."""
+    lock = tomllib.loads((_ROOT / "uv.lock").read_text(encoding="utf-8"))
+    key = {
+        "spec": spec.model_dump(mode="json", include={"source", "inputs", "outputs", "profile"}),
+        "code": [hashlib.sha256((Path(__file__).parent / name).read_bytes()).hexdigest() for name in _EXPORT_CODE],
+        "packages": sorted(f"{p['name']}=={p['version']}" for p in lock["package"] if p["name"] in _EXPORTERS),
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_path() / "models" / f"{spec.name}-{digest[:16]}"
+
+
+def _read_record(spec: ModelSpec) -> ExportedModel | None:
+    """The record of an export that is there in its full size."""
+    folder = export_folder(spec)
+    if not (folder / RECORD_NAME).exists():
+        return None
+    try:
+        exported = ExportedModel.model_validate_json((folder / RECORD_NAME).read_bytes())
+    except ValidationError:  # another version's: export again
+        return None
+    return exported if _has_size(folder / ONNX_NAME, exported.size_bytes) else None
+
+
+def _has_size(path: Path, size_bytes: int) -> bool:
+    """What a file cut short fails at once, and a changed one where it is served: there its digest is checked."""
+    return path.is_file() and path.stat().st_size == size_bytes
+
+
+def _export(spec: ModelSpec, report: Report) -> ExportedModel:
+    """Run the export in its environment; its folder appears whole or not at all."""
+    environment = cache_path() / "export-environment"
+    if not environment.exists():
+        report(f"installing PyTorch, 5.5 GB, once, into {environment}")
+    uv = [*_uv(), "sync", "--frozen", "--only-group", "export", "--python", sys.executable]
+    _run("install", uv, {"UV_PROJECT_ENVIRONMENT": str(environment)}, report)
+    report(f"{spec.name}: exporting from PyTorch to ONNX")
+    with _folder_in_making(export_folder(spec)) as folder:
+        (folder / f"{spec.name}.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+        python = [str(environment / "bin" / "python"), "-m", "model_repo.export"]
+        # A resolver that does not answer would hold up the export by its own ten seconds and more.
+        _run(
+            "export",
+            [*python, str(folder / f"{spec.name}.yaml"), str(folder)],
+            {"RES_OPTIONS": "timeout:1 attempts:2"},
+            report,
+        )
+    exported = _read_record(spec)
+    if exported is None:
+        raise BuildError(f"{export_folder(spec)}: something removed the export; build again")
+    return exported
+
+
+def _assemble(spec: ModelSpec, manifest: Manifest, config: str) -> None:
+    """Lay out the repository, one that is there and no longer what its digest says included."""
+    target = _repository_folder(manifest)
+    if target.exists() and not manifest.check_folder(target):
+        return
+    with _folder_in_making(target) as folder:
+        (folder / spec.name / "1").mkdir(parents=True)
+        (folder / spec.name / CONFIG_NAME).write_text(config)
+        _link(export_folder(spec) / ONNX_NAME, folder / spec.name / "1" / ONNX_NAME)
+        (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+        differences = manifest.check_folder(folder)
+        if differences:
+            raise BuildError(f"{export_folder(spec)} is damaged; remove it and build again: {'; '.join(differences)}")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # not every file system has hard links
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def _folder_in_making(target: Path) -> Generator[Path]:
+    """A folder that takes the place of ``target`` once the block has filled it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
+        folder = Path(temporary) / "new"
+        folder.mkdir()
+        yield folder
+        if target.exists():
+            target.rename(Path(temporary) / "old")
+        folder.rename(target)
+
+
+def _uv() -> list[str]:
+    """The command that runs uv: what ``UV`` names, else uv on PATH, else the package of that name."""
+    named = os.environ.get("UV")
+    program = shutil.which(named or "uv")
+    if program:
+        return [program]
+    if not named and find_spec("uv"):
+        return [sys.executable, "-m", "uv"]
+    raise BuildError(
+        f"{named or 'uv'} is not found, and the export is installed by it: `pip install uv`, or set UV to its path"
+    )
+
+
+def _run(name: str, command: list[str], environment: dict[str, str], report: Report) -> None:
+    """Run ``command`` in the checkout, reporting its standard output line by line; the rest goes to a log."""
+    log = cache_path() / "logs" / f"{name}.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w+") as errors:
+        with subprocess.Popen(
+            command, cwd=_ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process:
+            assert process.stdout  # noqa: S101 - a pipe, by the line above
+            for line in process.stdout:
+                report(line.rstrip())
+        if process.returncode:
+            errors.seek(0)
+            last = next((line.strip() for line in reversed(errors.readlines()) if line.strip()), "no output")
+            raise BuildError(f"{name} failed with exit status {process.returncode}: {last} (all of it: {log})")

@@ -1,0 +1,197 @@
+"""The build around an export: what is found, put together, repaired and refused. tests/local has the export itself."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_repo.build import BuildError, ModelArtifact, NotBuilt, build, built, cache_path, export_folder
+from model_repo.exported import SEEDED_RANDOM, ExportedModel
+from model_repo.manifest import MANIFEST_NAME, Manifest
+from model_repo.spec import ModelSpec, load_spec
+from model_repo.variant import parse_variant
+
+SPEC = load_spec("bert-small")
+TRT_DB = parse_variant("trt-db")
+ONNX = b"the model"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no uv, so that nothing here can export."""
+    monkeypatch.setenv("TRITON_STACK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("UV", "/nonexistent/uv")
+    return tmp_path / "cache"
+
+
+def put_export(spec: ModelSpec = SPEC, onnx: bytes = ONNX, weights: str = "hub@1") -> Path:
+    """Leave behind what an export would."""
+    folder = export_folder(spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(onnx)
+    record = ExportedModel(
+        weights=weights, parity_error=0, size_bytes=len(ONNX), sha256=hashlib.sha256(ONNX).hexdigest()
+    )
+    (folder / "build.json").write_text(record.model_dump_json())
+    return folder
+
+
+def build_quietly(spec: ModelSpec = SPEC, variant: str = "trt-db") -> ModelArtifact:
+    lines: list[str] = []
+    artifact = build(spec, parse_variant(variant), "cpu", lines.append)
+    assert lines == []
+    return artifact
+
+
+def folder_of(artifact: ModelArtifact) -> Path:
+    assert artifact.folder
+    return artifact.folder
+
+
+def test_a_repository_is_laid_out_as_triton_reads_it_with_its_manifest_beside() -> None:
+    put_export()
+    artifact = build_quietly()
+    folder = folder_of(artifact)
+    assert (folder / "bert-small" / "1" / "model.onnx").read_bytes() == ONNX
+    assert 'backend: "onnxruntime"' in (folder / "bert-small" / "config.pbtxt").read_text()
+    manifest = Manifest.from_bytes((folder / MANIFEST_NAME).read_bytes())
+    assert manifest.check_folder(folder) == []
+    assert (manifest.digest, manifest.files, manifest.size_bytes) == (
+        artifact.digest,
+        artifact.files,
+        artifact.size_bytes,
+    )
+    assert (artifact.name, artifact.variant, artifact.device) == ("bert-small", "trt-db", "cpu")
+    assert folder.name == artifact.digest
+    assert built(SPEC, TRT_DB, "cpu") == artifact
+
+
+def test_building_again_changes_nothing() -> None:
+    put_export()
+    first = build_quietly()
+    before = {path: path.stat() for path in folder_of(first).rglob("*")}
+    assert build_quietly() == first
+    assert {path: path.stat() for path in folder_of(first).rglob("*")} == before
+
+
+def test_another_variant_is_another_digest_of_the_same_export() -> None:
+    put_export()
+    digests = {build_quietly(variant=name).digest for name in ("trt-base", "trt-db", "trt-ig", "trt-ig-db")}
+    assert len(digests) == 4
+    assert build_quietly(variant="trt-db-ig").digest in digests
+
+
+def test_the_digest_does_not_depend_on_where_it_was_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put_export()
+    here = build_quietly()
+    monkeypatch.setenv("TRITON_STACK_CACHE", str(tmp_path / "elsewhere"))
+    put_export()
+    there = build_quietly()
+    assert folder_of(there) != folder_of(here)
+    assert there.digest == here.digest
+
+
+def test_random_weights_are_said_out_loud_every_time_with_what_to_do() -> None:
+    folder = put_export(weights=SEEDED_RANDOM)
+    for _ in range(2):
+        lines: list[str] = []
+        assert build(SPEC, TRT_DB, "cpu", lines.append).weights == SEEDED_RANDOM
+        assert len(lines) == 1
+        assert "RANDOM" in lines[0]
+        assert str(folder) in lines[0]
+
+
+def test_only_what_decides_the_bytes_decides_where_an_export_is_kept() -> None:
+    assert export_folder(SPEC.model_copy(update={"description": "other"})) == export_folder(SPEC)
+    reseeded = SPEC.model_copy(update={"source": SPEC.source.model_copy(update={"seed": 1})})
+    assert export_folder(reseeded) != export_folder(SPEC)
+
+
+def test_what_is_not_built_is_answered_with_the_command_that_builds_it() -> None:
+    with pytest.raises(NotBuilt, match=r"`triton-stack model build bert-small --variant trt-db --device cpu`"):
+        built(SPEC, TRT_DB, "cpu")
+
+
+@pytest.mark.parametrize("variant", ["trt-db", "pt-base"])
+def test_what_a_t4_serves_is_not_built_here(variant: str) -> None:
+    put_export()
+    with pytest.raises(BuildError, match=r"on a T4, not here: .*triton-stack:model\.digest"):
+        build(SPEC, parse_variant(variant), "t4", pytest.fail)
+    with pytest.raises(NotBuilt, match=r"triton-stack:model\.digest"):
+        built(SPEC, parse_variant(variant), "t4")
+
+
+@pytest.mark.parametrize("damage", ["bert-small/config.pbtxt", "bert-small/1/model.onnx", ""])
+def test_a_repository_that_has_lost_a_file_is_put_together_again(damage: str) -> None:
+    put_export()
+    folder = folder_of(build_quietly())
+    for path in [folder / damage] if damage else sorted(folder.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    with pytest.raises(NotBuilt):
+        built(SPEC, TRT_DB, "cpu")
+    folder = folder_of(build_quietly())
+    assert Manifest.from_bytes((folder / MANIFEST_NAME).read_bytes()).check_folder(folder) == []
+
+
+def test_an_export_of_other_bytes_than_its_record_says_never_becomes_a_repository(cache: Path) -> None:
+    folder = put_export(onnx=ONNX[::-1])
+    with pytest.raises(BuildError, match="is damaged; remove it") as caught:
+        build_quietly()
+    assert str(folder) in str(caught.value)
+    assert list((cache / "repositories").iterdir()) == []
+
+
+def test_an_export_that_was_cut_short_or_has_no_readable_record_is_exported_again() -> None:
+    folder = put_export(onnx=ONNX[:3])
+    with pytest.raises(BuildError, match="/nonexistent/uv is not found"):
+        build(SPEC, TRT_DB, "cpu", lambda _: None)
+    put_export()
+    (folder / "build.json").write_text("{}")
+    with pytest.raises(BuildError, match="/nonexistent/uv is not found"):
+        build(SPEC, TRT_DB, "cpu", lambda _: None)
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_setting_that_moves_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_STACK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BuildError, match="set TRITON_STACK_CACHE"):
+        build(SPEC, TRT_DB, "cpu", lambda _: None)
+
+
+def test_without_uv_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setitem(sys.modules, "uv", None)
+    with pytest.raises(BuildError, match=r"uv is not found.*`pip install uv`"):
+        build(SPEC, TRT_DB, "cpu", lambda _: None)
+
+
+def test_a_failed_step_is_told_by_its_last_line_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
+) -> None:
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\necho noise >&2\necho 'error: no space left' >&2\necho >&2\nexit 2\n")
+    uv.chmod(0o755)
+    monkeypatch.setenv("UV", str(uv))
+    with pytest.raises(
+        BuildError, match=r"^install failed with exit status 2: error: no space left \(all of it: (.*)\)$"
+    ):
+        build(SPEC, TRT_DB, "cpu", lambda _: None)
+    assert "noise" in (cache / "logs" / "install.log").read_text()
+    assert not export_folder(SPEC).exists()
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    assert cache_path() == cache
+    monkeypatch.delenv("TRITON_STACK_CACHE")
+    assert cache_path().name == "triton-stack"
+
+
+def test_the_manifest_on_disk_is_in_canonical_form() -> None:
+    put_export()
+    stored = (folder_of(build_quietly()) / MANIFEST_NAME).read_bytes()
+    assert stored == (json.dumps(json.loads(stored), sort_keys=True, indent=2) + "\n").encode()
