@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -58,8 +59,8 @@ class ModelArtifact:
     size_bytes: int
     files: tuple[ManifestFile, ...]
     """All but the manifest itself."""
-    folder: Path | None
-    """Where it lies on this machine, manifest included; None when it is only in a bucket."""
+    folder: Path
+    """Where it lies on this machine, manifest included."""
     weights: str
     """Where the weights are from; ``seeded-random`` when they mean nothing."""
 
@@ -118,6 +119,8 @@ def build(spec: ModelSpec, variant: Variant, device: Device, report: Report) -> 
 def _build(spec: ModelSpec, variant: Variant, device: Device, report: Report) -> None:
     cache_path().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_path() / "model_repo.lock"):
+        if _find(spec, variant, device):  # by another process, while this one waited
+            return
         exported = _read_record(spec) or _export(spec, report)
         _assemble(spec, _manifest(spec, variant, device, exported), config_pbtxt(spec, variant, device))
 
@@ -128,7 +131,8 @@ def _find(spec: ModelSpec, variant: Variant, device: Device) -> ModelArtifact | 
         return None
     manifest = _manifest(spec, variant, device, exported)
     folder = _repository_folder(manifest)
-    if not all(_has_size(folder / file.path, file.size_bytes) for file in manifest.files):
+    sizes = {file.path: file.size_bytes for file in manifest.files} | {MANIFEST_NAME: len(manifest.to_bytes())}
+    if not all(_has_size(folder / path, size_bytes) for path, size_bytes in sizes.items()):
         return None
     return ModelArtifact(
         name=spec.name,
@@ -160,14 +164,20 @@ def _repository_folder(manifest: Manifest) -> Path:
 
 def export_folder(spec: ModelSpec) -> Path:
     """Where the export of ``spec`` is kept, by all that decides its bytes; it need not exist yet."""
-    lock = tomllib.loads((_ROOT / "uv.lock").read_text(encoding="utf-8"))
     key = {
         "spec": spec.model_dump(mode="json", include={"source", "inputs", "outputs", "profile"}),
         "code": [hashlib.sha256((Path(__file__).parent / name).read_bytes()).hexdigest() for name in _EXPORT_CODE],
-        "packages": sorted(f"{p['name']}=={p['version']}" for p in lock["package"] if p["name"] in _EXPORTERS),
+        "packages": _exporters(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_path() / "models" / f"{spec.name}-{digest[:16]}"
+
+
+@cache
+def _exporters() -> list[str]:
+    """The locked versions of the packages that export."""
+    packages = tomllib.loads((_ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    return sorted(f"{package['name']}=={package['version']}" for package in packages if package["name"] in _EXPORTERS)
 
 
 def _read_record(spec: ModelSpec) -> ExportedModel | None:
@@ -212,11 +222,8 @@ def _export(spec: ModelSpec, report: Report) -> ExportedModel:
 
 
 def _assemble(spec: ModelSpec, manifest: Manifest, config: str) -> None:
-    """Lay out the repository, one that is there and no longer what its digest says included."""
-    target = _repository_folder(manifest)
-    if target.exists() and not manifest.check_folder(target):
-        return
-    with _folder_in_making(target) as folder:
+    """Lay out the repository, in place of one that has lost a file."""
+    with _folder_in_making(_repository_folder(manifest)) as folder:
         (folder / spec.name / "1").mkdir(parents=True)
         (folder / spec.name / CONFIG_NAME).write_text(config)
         _link(export_folder(spec) / ONNX_NAME, folder / spec.name / "1" / ONNX_NAME)

@@ -123,7 +123,7 @@ def test_what_a_t4_serves_is_not_built_here(variant: str) -> None:
         built(SPEC, parse_variant(variant), "t4")
 
 
-@pytest.mark.parametrize("damage", ["bert-small/config.pbtxt", "bert-small/1/model.onnx", ""])
+@pytest.mark.parametrize("damage", ["bert-small/config.pbtxt", "bert-small/1/model.onnx", MANIFEST_NAME, ""])
 def test_a_repository_that_has_lost_a_file_is_put_together_again(damage: str) -> None:
     put_export()
     folder = folder_of(build_quietly())
