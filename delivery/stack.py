@@ -64,8 +64,8 @@ class Stack:
         self._show("preview", *options, *self._options())
 
     def destroy(self) -> None:
-        """Destroy all resources and forget the stack, showing Pulumi's own progress."""
-        self._show("destroy", "--yes", "--remove", *self._options())
+        """Destroy all resources, showing Pulumi's own progress. The stack itself and its stack file stay."""
+        self._show("destroy", "--yes", *self._options())
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs."""

@@ -1,0 +1,287 @@
+"""Background processes that outlive the command that started them, and that a later command finds, heals or stops.
+
+Each process leads a session of its own and has a record, `<state>/pids/<name>.json`. The record holds the time at which
+the process was created, so that another process that was given the same pid later is never touched.
+"""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import psutil
+
+_POLL_SECONDS = 0.05
+_TERMINATE_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
+_TAIL_LINES = 12
+_CLOCK_SECONDS = 2.0  # the kernel keeps creation times since boot, and its boot time moves when the clock is set
+
+# The processes that this one started, by pid: the parent takes the exit code, through whichever supervisor.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+class SupervisorError(RuntimeError):
+    """A process could not be started, died, or is not ready in time; the text says why and where its log is."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process to run: what it is called, how it starts, and when it can be used."""
+
+    name: str
+    argv: tuple[str, ...]
+    ready: Callable[[], bool]
+    """Whether it answers; called while it starts, and again to see whether it is healthy. Never raises."""
+    ports: tuple[int, ...] = ()
+    """Ports on 127.0.0.1 that it listens on: they must be free before it starts."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Added to this process's own."""
+    deadline_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class _Record:
+    pid: int
+    create_time: float
+    argv: list[str]
+
+
+class Supervisor:
+    """Starts and stops the processes of one state folder.
+
+    Args:
+        state: folder for the records (`pids/`) and the logs (`logs/`); made when needed.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+
+    def log_path(self, name: str) -> Path:
+        """The file that takes the process's standard output and error."""
+        return self.state / "logs" / f"{name}.log"
+
+    def start(self, program: Program) -> bool:
+        """Start the process unless it runs already with the same arguments; return whether it was started.
+
+        Raises:
+            SupervisorError: one of its ports is in use, or the program is not there.
+        """
+        record = self._record(program.name)
+        if record and _leader(record) and record.argv == list(program.argv):
+            return False
+        self.stop([program.name])
+        for port in program.ports:
+            _check_free(port, program.name)
+        log = self.log_path(program.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output, _interrupt_deferred():
+            child = _launch(program, self.state, output)
+            _children[child.pid] = child
+            self._write(program, child.pid)
+        return True
+
+    def wait(self, program: Program) -> None:
+        """Wait until a started process is ready.
+
+        Raises:
+            SupervisorError: it died, or was not ready in time.
+        """
+        deadline = time.monotonic() + program.deadline_seconds
+        while not program.ready():
+            if not self.alive(program.name):
+                raise SupervisorError(f"{program.name} died{self._exit(program.name)}{self._tail(program.name)}")
+            if time.monotonic() > deadline:
+                late = f"{program.name} is not ready after {program.deadline_seconds:.0f} s"
+                raise SupervisorError(f"{late}{self._tail(program.name)}")
+            time.sleep(_POLL_SECONDS)
+
+    def alive(self, name: str) -> bool:
+        """Whether the process that was started under this name still runs."""
+        record = self._record(name)
+        return record is not None and _leader(record) is not None
+
+    def status(self, program: Program) -> tuple[str, str, str]:
+        """The process's name, state (`running`, `not ready` or `stopped`), and its id and ports, or its log."""
+        record = self._record(program.name)
+        if record is None or _leader(record) is None:
+            return program.name, "stopped", f"log: {self.log_path(program.name)}"
+        where = ", ".join(f"127.0.0.1:{port}" for port in program.ports)
+        return program.name, "running" if program.ready() else "not ready", f"pid {record.pid} {where}".strip()
+
+    def names(self) -> list[str]:
+        """Names of the processes that were started and not stopped, dead or alive."""
+        return sorted(file.stem for file in (self.state / "pids").glob("*.json"))
+
+    def stop(self, names: Iterable[str]) -> None:
+        """Stop processes, together with every process of their sessions: ask first, kill what has not gone in 5 s."""
+        records = {name: record for name in names if (record := self._record(name))}
+        members = [member for record in records.values() for member in _members(record)]
+        leaders = [leader for record in records.values() if (leader := _leader(record))]
+        for leader in leaders:
+            with suppress(psutil.NoSuchProcess):
+                leader.terminate()
+        _wait_until_gone(leaders)
+        # Read again: a leader may have started processes since.
+        members = {*members, *(member for record in records.values() for member in _members(record))}
+        for member in members:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        _wait_until_gone(members)
+        for name, record in records.items():
+            self._file(name).unlink(missing_ok=True)
+            if child := _children.pop(record.pid, None):
+                child.wait()
+
+    def _file(self, name: str) -> Path:
+        return self.state / "pids" / f"{name}.json"
+
+    def _record(self, name: str) -> _Record | None:
+        try:
+            return _Record(**json.loads(self._file(name).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def _write(self, program: Program, pid: int) -> None:
+        file = self._file(program.name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        created = psutil.Process(pid).create_time()
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps({"pid": pid, "create_time": created, "argv": list(program.argv)}, indent=2))
+        fresh.replace(file)
+
+    def _exit(self, name: str) -> str:
+        record = self._record(name)
+        child = _children.get(record.pid) if record else None
+        return f" (exit code {child.wait()})" if child else ""
+
+    def _tail(self, name: str) -> str:
+        log = self.log_path(name)
+        lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:] if log.exists() else []
+        return "\n".join(["", *(f"  {line}" for line in lines), f"log: {log}"])
+
+
+def _launch(program: Program, folder: Path, output: BinaryIO) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            program.argv,
+            cwd=folder,
+            env=os.environ | program.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise SupervisorError(f"{program.name}: cannot run {program.argv[0]}: {error.strerror}") from error
+
+
+@contextmanager
+def _interrupt_deferred() -> Generator[None]:
+    """Let Ctrl-C wait until a process that was started is on record; it only ever interrupts the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        for number in received:
+            signal.raise_signal(number)
+
+
+def _leader(record: _Record) -> psutil.Process | None:
+    try:
+        process = psutil.Process(record.pid)
+        return process if _is(process, record) and _runs(process) else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; a zombie has, and only its parent, which may be slow, can remove it."""
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _wait_until_gone(processes: Iterable[psutil.Process]) -> None:
+    deadline = time.monotonic() + _TERMINATE_SECONDS
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+
+
+def _is(process: psutil.Process, record: _Record) -> bool:
+    return abs(process.create_time() - record.create_time) < _CLOCK_SECONDS
+
+
+def _members(record: _Record) -> list[psutil.Process]:
+    """Every process of the session that the recorded process led, itself included, dead leader or not.
+
+    The kernel gives no new process the id of a session that still has members: where another process has the id, or the
+    machine was started anew since, none is left.
+    """
+    if record.create_time < psutil.boot_time() - _CLOCK_SECONDS:
+        return []
+    with suppress(psutil.NoSuchProcess):
+        if not _is(psutil.Process(record.pid), record):
+            return []
+    return [process for process in psutil.process_iter() if _session(process.pid) == record.pid]
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:  # it has gone, or is another user's
+        return None
+
+
+def answers(url: str, tls: ssl.SSLContext | None = None) -> bool:
+    """Whether an HTTP server on loopback answers 200: for `Program.ready`."""
+    address = urlsplit(url)
+    options: dict[str, Any] = {"host": address.hostname, "port": address.port, "timeout": _ANSWER_SECONDS}
+    with closing(HTTPSConnection(**options, context=tls) if tls else HTTPConnection(**options)) as connection:
+        try:
+            connection.request("GET", address.path)
+            return connection.getresponse().status == HTTPStatus.OK
+        except (OSError, HTTPException):
+            return False
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on 127.0.0.1 at this port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _check_free(port: int, name: str) -> None:
+    if port_is_free(port):
+        return
+    holder = "a process that this user may not see"
+    for connection in psutil.net_connections("tcp"):
+        listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        if listens and connection.pid:
+            holder = f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    raise SupervisorError(
+        f"port {port} on 127.0.0.1, which {name} needs, is in use by {holder}: stop that process, or, if it is of "
+        "another checkout's local cloud, run `make down` there"
+    )
