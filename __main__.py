@@ -1,8 +1,8 @@
 """Settings in, targets deployed, outputs exported."""
 
 import pulumi
-from model_repo.build import NotBuilt
 
+from model_repo.build import NotBuilt
 from stacks import gke, sagemaker
 from stacks.fleet import plan_fleet
 from stacks.model import served_model

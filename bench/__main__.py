@@ -1,8 +1,8 @@
 """What the project measures: `python -m bench` writes `bench/results.json`.
 
-`preview_prod`: seconds of `pulumi preview --stack prod`, beside a flat program that registers the same resources (as many,
-of the same types, with the same inputs) by the same engine and plugins. The two run in turn, so that what else the
-machine does falls on both; the ratio of their medians is what the program's own settings, plans and components cost.
+`preview_prod`: seconds of `pulumi preview --stack prod`, beside a flat program that registers the same resources (as
+many, of the same types, with the same inputs) by the same engine and plugins. The two run in turn, so that what else
+the machine does falls on both; the ratio of their medians is what settings, plans and components cost.
 """
 
 import json

@@ -47,13 +47,13 @@ def arguments(sdk: type[pulumi.CustomResource], inputs: dict[str, Any]) -> dict[
 
 providers: dict[str, pulumi.ProviderResource] = {}
 for entry in json.loads(Path("resources.json").read_text(encoding="utf-8")):
-    token, name, inputs = entry["type"], entry["name"], known(entry["inputs"])
-    if token == "pulumi:providers:kubernetes":
+    typ, name, inputs = entry["type"], entry["name"], known(entry["inputs"])
+    if typ == "pulumi:providers:kubernetes":
         providers[name] = pulumi_kubernetes.Provider(name, kubeconfig="unknown", enable_server_side_apply=True)
-    elif token.startswith("triton-stack:"):
-        pulumi.ComponentResource(token, name)
+    elif typ.startswith("triton-stack:"):
+        pulumi.ComponentResource(typ, name)
     else:
         provider = next((p for n, p in providers.items() if name.startswith(n.removesuffix("-kubernetes"))), None)
-        options = pulumi.ResourceOptions(provider=provider if token.startswith("kubernetes:") else None)
-        sdk = resource_class(token)
+        options = pulumi.ResourceOptions(provider=provider if typ.startswith("kubernetes:") else None)
+        sdk = resource_class(typ)
         sdk(name, **arguments(sdk, inputs), opts=options)

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,8 +41,19 @@ def up(as_json: Json = False) -> None:
 
     Examples: [bold]triton-stack up[/], [bold]triton-stack up --json | jq '.targets[].endpoint'[/]
     """
+    bring_up(local_cloud(), as_json=as_json)
+
+
+def bring_up(cloud: LocalCloud, config_file: Path | None = None, *, as_json: bool = False) -> None:
+    """Bring up a local cloud and the local stack on it.
+
+    Args:
+        cloud: Where to.
+        config_file: In place of `Pulumi.local.yaml`.
+        as_json: Print what is served as JSON.
+    """
     # What is wrong in the stack file is said before anything starts.
-    settings = read_stack_file(PROJECT_FOLDER / f"Pulumi.{STACK}.yaml")
+    settings = read_stack_file(config_file or PROJECT_FOLDER / f"Pulumi.{STACK}.yaml")
     plan_fleet(settings)
     spec = load_spec(settings.model.name)
     with step("tools") as report:
@@ -50,11 +62,10 @@ def up(as_json: Json = False) -> None:
         artifact = build(spec, parse_variant(settings.model.variant), settings.model.device, report)
     if artifact.weights == "seeded-random":
         console.print("[yellow]![/] its weights are random: the hub could not be reached; answers mean nothing")
-    cloud = local_cloud()
     with step("local cloud") as report:
         started = cloud.up(report)
     os.environ.update(cloud.environment())
-    stack = Stack(STACK, os.environ)
+    stack = Stack(STACK, os.environ, config_file)
     stack.initialise()
     # The emulators keep what they hold in memory: after a restart, Pulumi looks first what is still there.
     changes = stack.up(refresh=bool(started))
@@ -75,21 +86,30 @@ def down() -> None:
 
     Built tools and models stay in the cache.
     """
-    if not STATE.exists():
+    take_down(local_cloud())
+
+
+def take_down(cloud: LocalCloud, config_file: Path | None = None) -> None:
+    """Destroy the local stack, stop its local cloud and remove its state.
+
+    Args:
+        cloud: What to take down.
+        config_file: In place of `Pulumi.local.yaml`.
+    """
+    if not cloud.state.exists():
         console.print("nothing is up")
         return
-    cloud = local_cloud()
     processes = cloud.status()
     if processes and all(state == "running" for _, state, _ in processes):
         os.environ.update(cloud.environment())
-        stack = Stack(STACK, os.environ)
+        stack = Stack(STACK, os.environ, config_file)
         if stack.exists():
             stack.destroy()
     else:
         console.print("the local cloud is not running: what it held is gone with it")
     with step("stop the local cloud"):
         cloud.down()
-        shutil.rmtree(STATE)
+        shutil.rmtree(cloud.state)
 
 
 def status(as_json: Json = False) -> None:

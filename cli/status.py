@@ -1,6 +1,7 @@
 """The table of what a stack serves."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -11,6 +12,7 @@ from delivery.smoke import Answer
 from delivery.status import TargetStatus
 
 _DIGEST_SHOWN = 12
+_PIPE_WIDTH = 200
 
 
 def show_status(targets: Sequence[TargetStatus], answers: Sequence[Answer], *, as_json: bool) -> None:
@@ -25,13 +27,17 @@ def show_status(targets: Sequence[TargetStatus], answers: Sequence[Answer], *, a
         asked = [{"target": a.target, "protocol": a.protocol, "latency_ms": round(a.latency_ms, 3)} for a in answers]
         print(json.dumps({"targets": [asdict(target) for target in targets], "answers": asked}, indent=2))
         return
-    Console().print(_targets(targets))
+    # A pipe has no width: a row is a line there.
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    console.print(_targets(targets))
     if answers:
-        Console().print(_answers(answers))
+        console.print(_answers(answers))
 
 
 def _targets(targets: Sequence[TargetStatus]) -> Table:
-    table = Table("target", "endpoint", "model", "variant", "digest", "type", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for header in ("target", "endpoint", "model", "variant", "digest", "type"):
+        table.add_column(header, overflow="fold")
     for header in ("min/now/max", "target per min", "$/hour"):
         table.add_column(header, justify="right")
     for target in targets:

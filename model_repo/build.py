@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +34,8 @@ _ROOT: Final = Path(__file__).parents[1]
 # What decides the bytes of an export, besides the spec.
 _EXPORT_CODE: Final = ("export.py", "sample.py")
 _EXPORTERS: Final = frozenset({"torch", "torchvision", "transformers", "onnx", "onnx-ir", "onnxscript"})
+
+_UV: Final = (sys.executable, "-m", "uv")
 
 _NAME_A_DIGEST: Final = "name the digest of a published one in `triton-stack:model.digest`"
 
@@ -202,7 +203,7 @@ def _export(spec: ModelSpec, report: Report) -> ExportedModel:
     environment = cache_path() / "export-environment"
     if not environment.exists():
         report(f"installing PyTorch, 5.5 GB, once, into {environment}")
-    uv = [*_uv(), "sync", "--frozen", "--only-group", "export", "--python", sys.executable]
+    uv = [*_UV, "sync", "--frozen", "--only-group", "export", "--python", sys.executable]
     _run("install", uv, {"UV_PROJECT_ENVIRONMENT": str(environment)}, report)
     report(f"{spec.name}: exporting from PyTorch to ONNX")
     with _folder_in_making(export_folder(spec)) as folder:
@@ -251,19 +252,6 @@ def _folder_in_making(target: Path) -> Generator[Path]:
         if target.exists():
             target.rename(Path(temporary) / "old")
         folder.rename(target)
-
-
-def _uv() -> list[str]:
-    """The command that runs uv: what ``UV`` names, else uv on PATH, else the package of that name."""
-    named = os.environ.get("UV")
-    program = shutil.which(named or "uv")
-    if program:
-        return [program]
-    if not named and find_spec("uv"):
-        return [sys.executable, "-m", "uv"]
-    raise BuildError(
-        f"{named or 'uv'} is not found, and the export is installed by it: `pip install uv`, or set UV to its path"
-    )
 
 
 def _run(name: str, command: list[str], environment: dict[str, str], report: Report) -> None:

@@ -265,7 +265,9 @@ def read_stack_file(path: Path) -> Settings:
         raise SettingsError(
             f"{path.name}: has no `config:`; write its sections below one, as in Pulumi.local.yaml"
         ) from error
-    return read_settings({key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()})
+    return read_settings(
+        {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in config.items()}
+    )
 
 
 def stack_config() -> dict[str, str]:

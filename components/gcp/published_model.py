@@ -4,8 +4,8 @@ from typing import TypedDict
 
 import pulumi
 import pulumi_gcp as gcp
-from model_repo.build import ModelArtifact
 
+from model_repo.build import ModelArtifact
 from model_repo.manifest import MANIFEST_NAME, repository_prefix
 
 

@@ -421,9 +421,13 @@ class Aws(Provider):
     def _purge(self, resource: Resource, bucket: str, key: str | None) -> None:
         client: Value = self.client("s3", self._region(resource))
         for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key or ""):
-            for version in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
-                if key in (None, version["Key"]):
-                    client.delete_object(Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"])
+            found = [
+                {"Key": each["Key"], "VersionId": each["VersionId"]}
+                for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+                if key in (None, each["Key"])
+            ]
+            if found:
+                client.delete_objects(Bucket=bucket, Delete={"Objects": found})
         if key is None:
             client.delete_bucket(Bucket=bucket)
 

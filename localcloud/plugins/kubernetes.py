@@ -222,7 +222,7 @@ class Kubernetes(Provider):
 
     def create(self, resource: Resource) -> Resource:
         """Create it and wait until it is ready."""
-        manager = f"pulumi-kubernetes-{random.getrandbits(32):08x}"  # noqa: S311 - unique
+        manager = f"pulumi-kubernetes-{random.getrandbits(32):08x}"
         metadata = resource.inputs["metadata"]
         resource = replace(resource, state={MANAGER: manager})
         if self.read(resource) is not None:

