@@ -7,11 +7,10 @@ import importlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pulumi
-import pulumi_aws  # noqa: F401 - a script that uses a provider imports its SDK
-import pulumi_gcp  # noqa: F401
+import pulumi_gcp
 import pulumi_kubernetes
 
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
@@ -22,9 +21,10 @@ def known(value: Any) -> Any:  # noqa: ANN401 - JSON
     """The value with a text where it was not known."""
     match value:
         case dict():
-            return {key: known(item) for key, item in value.items() if not key.startswith("__")}
+            items = cast("dict[str, Any]", value).items()
+            return {key: known(item) for key, item in items if not key.startswith("__")}
         case list():
-            return [known(item) for item in value]
+            return [known(item) for item in cast("list[Any]", value)]
         case _:
             return "unknown" if value == UNKNOWN else value
 
@@ -45,15 +45,20 @@ def arguments(sdk: type[pulumi.CustomResource], inputs: dict[str, Any]) -> dict[
     return {parameters[key.lower()]: item for key, item in inputs.items() if key not in ("apiVersion", "kind")}
 
 
+clusters: dict[str, pulumi_gcp.container.Cluster] = {}
 providers: dict[str, pulumi.ProviderResource] = {}
 for entry in json.loads(Path("resources.json").read_text(encoding="utf-8")):
     typ, name, inputs = entry["type"], entry["name"], known(entry["inputs"])
     if typ == "pulumi:providers:kubernetes":
-        providers[name] = pulumi_kubernetes.Provider(name, kubeconfig="unknown", enable_server_side_apply=True)
+        # Not known before the cluster is there, as in the program.
+        cluster = clusters[name.removesuffix("-kubernetes") + "-cluster"]
+        providers[name] = pulumi_kubernetes.Provider(name, kubeconfig=cluster.endpoint, enable_server_side_apply=True)
     elif typ.startswith("triton-stack:"):
         pulumi.ComponentResource(typ, name)
     else:
         provider = next((p for n, p in providers.items() if name.startswith(n.removesuffix("-kubernetes"))), None)
         options = pulumi.ResourceOptions(provider=provider if typ.startswith("kubernetes:") else None)
         sdk = resource_class(typ)
-        sdk(name, **arguments(sdk, inputs), opts=options)
+        resource = sdk(name, **arguments(sdk, inputs), opts=options)
+        if isinstance(resource, pulumi_gcp.container.Cluster):
+            clusters[name] = resource

@@ -3,8 +3,9 @@
 import json
 import runpy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import pulumi
 import pulumi.runtime
@@ -28,31 +29,44 @@ def as_handed_to_a_program(config: dict[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
 
 
+@dataclass(frozen=True)
+class Registered:
+    """One resource that the program registered."""
+
+    typ: str
+    name: str
+    inputs: dict[str, Any]
+
+
 class Recorder(pulumi.runtime.Mocks):
     """Answers as a provider would, and remembers what was registered."""
 
     def __init__(self) -> None:
-        self.resources: list[pulumi.runtime.MockResourceArgs] = []
+        self.resources: list[Registered] = []
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[str, Any]]:
-        self.resources.append(args)
+        inputs = cast("dict[str, Any]", args.inputs)  # pyright: ignore[reportUnknownMemberType] - a bare dict in the SDK
+        self.resources.append(Registered(args.typ, args.name, inputs))
         outputs: dict[str, Any] = {"name": args.name, "bucket": args.name, "arn": f"arn:aws:mock:::{args.name}"}
-        outputs |= {"email": f"{args.name}@mock", "member": f"serviceAccount:{args.name}@mock", **args.inputs}
+        outputs |= {"email": f"{args.name}@mock", "member": f"serviceAccount:{args.name}@mock", **inputs}
         if args.typ == "kubernetes:core/v1:Service":
             outputs["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
         if args.typ == "gcp:container/cluster:Cluster":
             outputs |= {"endpoint": "192.0.2.2", "masterAuth": {"clusterCaCertificate": "Y2E="}}
         return f"{args.name}-id", outputs
 
-    def call(self, args: pulumi.runtime.MockCallArgs) -> dict[str, Any]:
+    def call(self, args: pulumi.runtime.MockCallArgs) -> NoReturn:
         raise AssertionError(f"the program asks a cloud at preview: {args.token}")
 
-    def of_type(self, typ: str) -> list[pulumi.runtime.MockResourceArgs]:
+    def of_type(self, typ: str) -> list[Registered]:
         return [resource for resource in self.resources if resource.typ == typ]
 
-    def one(self, typ: str) -> pulumi.runtime.MockResourceArgs:
+    def one(self, typ: str) -> Registered:
         (resource,) = self.of_type(typ)
         return resource
+
+
+RunProgram = Callable[[str, dict[str, Any]], None]
 
 
 @pytest.fixture
@@ -81,17 +95,19 @@ def artifact(tmp_path: Path) -> ModelArtifact:
 
 
 @pytest.fixture
-def run_program(
-    recorder: Recorder, artifact: ModelArtifact, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, dict[str, Any]], None]:
+def run_program(recorder: Recorder, artifact: ModelArtifact, monkeypatch: pytest.MonkeyPatch) -> RunProgram:
     """Run the whole of `__main__` for a stack with a configuration."""
-    monkeypatch.setattr("stacks.model.built", lambda *_: artifact)
+
+    def built(*_: object) -> ModelArtifact:
+        return artifact
+
+    monkeypatch.setattr("stacks.model.built", built)
 
     def run(stack: str, config: dict[str, Any]) -> None:
         pulumi.runtime.set_mocks(recorder, project="triton-stack", stack=stack, preview=False)
         pulumi.runtime.set_all_config(as_handed_to_a_program(config))
 
-        @pulumi.runtime.test
+        @pulumi.runtime.test  # pyright: ignore[reportUnknownMemberType] - untyped in the SDK
         def program() -> None:
             runpy.run_path(str(ROOT / "__main__.py"))
 

@@ -144,11 +144,11 @@ def test_an_export_of_other_bytes_than_its_record_says_never_becomes_a_repositor
 
 def test_an_export_that_was_cut_short_or_has_no_readable_record_is_exported_again() -> None:
     folder = put_export(onnx=ONNX[:3])
-    with pytest.raises(BuildError, match="^install failed with exit status 1"):
+    with pytest.raises(BuildError, match=r"^install failed with exit status 1"):
         build(SPEC, TRT_DB, "cpu", lambda _: None)
     put_export()
     (folder / "build.json").write_text("{}")
-    with pytest.raises(BuildError, match="^install failed with exit status 1"):
+    with pytest.raises(BuildError, match=r"^install failed with exit status 1"):
         build(SPEC, TRT_DB, "cpu", lambda _: None)
 
 

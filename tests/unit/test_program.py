@@ -6,11 +6,13 @@ import re
 
 import pulumi
 import pytest
-from conftest import STACKS, stack_config
+from conftest import STACKS, Recorder, RunProgram, stack_config
+
+from model_repo.build import ModelArtifact
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_every_stack_deploys_both_targets(stack, run_program, recorder):
+def test_every_stack_deploys_both_targets(stack: str, run_program: RunProgram, recorder: Recorder) -> None:
     run_program(stack, stack_config(stack))
     regions = stack_config(stack)["triton-stack:gke"]["regions"]
     assert len(recorder.of_type("aws:sagemaker/endpoint:Endpoint")) == 1
@@ -18,7 +20,7 @@ def test_every_stack_deploys_both_targets(stack, run_program, recorder):
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_every_resource_but_providers_and_components_of_the_stack_has_a_parent_component(stack, run_program, recorder):
+def test_every_name_begins_with_the_stack_s(stack: str, run_program: RunProgram, recorder: Recorder) -> None:
     run_program(stack, stack_config(stack))
     loose = [
         r.name
@@ -29,7 +31,7 @@ def test_every_resource_but_providers_and_components_of_the_stack_has_a_parent_c
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_no_name_depends_on_when_or_where_it_runs(stack, run_program, recorder):
+def test_no_name_depends_on_when_or_where_it_runs(stack: str, run_program: RunProgram, recorder: Recorder) -> None:
     run_program(stack, stack_config(stack))
     first = [(r.typ, r.name, json.dumps(r.inputs, sort_keys=True, default=repr)) for r in recorder.resources]
     recorder.resources.clear()
@@ -39,21 +41,21 @@ def test_no_name_depends_on_when_or_where_it_runs(stack, run_program, recorder):
     assert not [name for _, name, _ in first if re.search(r"20\d\d-?\d\d", name)]
 
 
-def test_a_cluster_of_ones_own_gets_no_network_cluster_or_identity(run_program, recorder):
+def test_a_cluster_of_ones_own_gets_no_network_cluster_or_identity(run_program: RunProgram, recorder: Recorder) -> None:
     run_program("local", stack_config("local"))
     made = {r.typ for r in recorder.resources if r.typ.startswith("gcp:")}
     assert made == {"gcp:storage/bucket:Bucket", "gcp:storage/bucketObject:BucketObject"}
 
 
 @pytest.mark.parametrize(("off", "gone"), [("sagemaker", "aws:"), ("gke", "kubernetes:")])
-def test_a_target_that_is_off_registers_nothing(off, gone, run_program, recorder):
+def test_a_target_that_is_off_is_not_there(off: str, gone: str, run_program: RunProgram, recorder: Recorder) -> None:
     config = stack_config("local")
     config[f"triton-stack:{off}"]["enabled"] = False
     run_program("local", config)
     assert not [r.name for r in recorder.resources if r.typ.startswith(gone)]
 
 
-def test_a_region_more_leaves_the_other_untouched(run_program, recorder):
+def test_a_region_more_leaves_the_other_untouched(run_program: RunProgram, recorder: Recorder) -> None:
     config = stack_config("prod")
     run_program("prod", config)
     before = {r.name for r in recorder.resources}
@@ -67,7 +69,7 @@ def test_a_region_more_leaves_the_other_untouched(run_program, recorder):
     assert all("asia-east1" in name for name in added)
 
 
-def test_both_targets_serve_the_same_digest(run_program, recorder, artifact):
+def test_both_targets_serve_one_digest(run_program: RunProgram, recorder: Recorder, artifact: ModelArtifact) -> None:
     run_program("local", stack_config("local"))
     model = recorder.one("aws:sagemaker/model:Model").inputs["primaryContainer"]
     (source,) = model["modelDataSource"]["s3DataSources"]
@@ -77,7 +79,7 @@ def test_both_targets_serve_the_same_digest(run_program, recorder, artifact):
     assert repository.endswith(f"/models/bert-small/{artifact.digest}")
 
 
-def test_a_digest_in_the_settings_is_served_and_nothing_is_uploaded(run_program, recorder):
+def test_a_digest_in_the_settings_is_served_without_upload(run_program: RunProgram, recorder: Recorder) -> None:
     run_program("prod", stack_config("prod"))
     digest = stack_config("prod")["triton-stack:model"]["digest"]
     assert digest in json.dumps(recorder.one("aws:sagemaker/model:Model").inputs, default=str)
@@ -85,7 +87,7 @@ def test_a_digest_in_the_settings_is_served_and_nothing_is_uploaded(run_program,
     assert not recorder.of_type("gcp:storage/bucketObject:BucketObject")
 
 
-def test_the_manifest_is_uploaded_after_every_file(run_program, recorder):
+def test_the_manifest_is_uploaded_after_every_file(run_program: RunProgram, recorder: Recorder) -> None:
     run_program("local", stack_config("local"))
     for typ, key in (
         ("aws:s3/bucketObjectv2:BucketObjectv2", "key"),
@@ -96,7 +98,7 @@ def test_the_manifest_is_uploaded_after_every_file(run_program, recorder):
         assert keys[-1].endswith("/manifest.json")
 
 
-def test_a_wrong_setting_ends_the_program_before_anything_is_registered(run_program, recorder):
+def test_a_wrong_setting_registers_nothing(run_program: RunProgram, recorder: Recorder) -> None:
     config = stack_config("local")
     config["triton-stack:sagemaker"]["instance_type"] = "ml.g4dn.3xlarge"
     with pytest.raises(pulumi.RunError, match=r"^triton-stack:sagemaker.instance_type: \"ml.g4dn.3xlarge\" is not"):
@@ -104,7 +106,7 @@ def test_a_wrong_setting_ends_the_program_before_anything_is_registered(run_prog
     assert recorder.resources == []
 
 
-def test_a_fleet_that_breaks_the_slo_ends_the_program_before_anything_is_registered(run_program, recorder):
+def test_a_fleet_that_breaks_the_slo_registers_nothing(run_program: RunProgram, recorder: Recorder) -> None:
     config = stack_config("local")
     config["triton-stack:slo"]["latency_ms"] = 300
     with pytest.raises(pulumi.RunError) as refused:

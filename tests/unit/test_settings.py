@@ -28,7 +28,7 @@ def changed(section: str, key: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_every_stack_file_is_right(stack):
+def test_every_stack_file_is_right(stack: str) -> None:
     assert errors_of(stack_config(stack)) == []
 
 
@@ -73,37 +73,37 @@ def test_every_stack_file_is_right(stack):
         ("triton", "release", "20.01", '"20.01" is not a release of model_repo/compatibility.yaml; one of 25.09'),
     ],
 )
-def test_a_wrong_value_is_one_line_with_path_value_reason_and_what_works(section, key, value, said):
+def test_a_wrong_value_is_one_line_with_what_works(section: str, key: str, value: Any, said: str) -> None:
     (line,) = errors_of(changed(section, key, value))
     path, _, rest = line.removeprefix("triton-stack:").partition(": ")
     assert path == ("model.digest" if value == "never" else f"{section}.{key}")
     assert said in rest
 
 
-def test_an_unknown_key_names_the_known_ones():
+def test_an_unknown_key_names_the_known_ones() -> None:
     assert errors_of(changed("slo", "latency", 5)) == ["triton-stack:slo.latency: unknown key; known here: latency_ms"]
 
 
-def test_a_missing_section_names_its_keys():
+def test_a_missing_section_names_its_keys() -> None:
     config = stack_config("local")
     del config["triton-stack:traffic"]
     assert errors_of(config) == ["triton-stack:traffic: missing; write its keys: base_rps, peak_rps"]
 
 
-def test_two_errors_are_two_lines():
+def test_two_errors_are_two_lines() -> None:
     config = changed("slo", "latency_ms", 0)
     config["triton-stack:traffic"]["peak_rps"] = "many"
     assert len(errors_of(config)) == 2
 
 
-def test_both_targets_off_is_an_error():
+def test_both_targets_off_is_an_error() -> None:
     config = changed("gke", "enabled", value=False)
     config["triton-stack:sagemaker"]["enabled"] = False
     (line,) = errors_of(config)
     assert "both false" in line
 
 
-def test_a_region_without_an_image_is_an_error():
+def test_a_region_without_an_image_is_an_error() -> None:
     config = stack_config("local")
     config["aws:region"] = "mars-1"
     (line,) = errors_of(config)
@@ -120,7 +120,7 @@ ANYTHING = st.recursive(
 
 
 @given(place=st.sampled_from(KEYS), value=ANYTHING)
-def test_any_value_anywhere_is_right_or_one_line_an_error(place, value):
+def test_any_value_anywhere_is_right_or_one_line_an_error(place: tuple[str, str], value: Any) -> None:
     section, key = place
     config = copy.deepcopy(stack_config("local"))
     config[section][key] = value
@@ -128,14 +128,14 @@ def test_any_value_anywhere_is_right_or_one_line_an_error(place, value):
 
 
 @given(section=st.sampled_from(SECTIONS), value=ANYTHING)
-def test_any_section_is_right_or_one_line_an_error(section, value):
+def test_any_section_is_right_or_one_line_an_error(section: str, value: Any) -> None:
     config = copy.deepcopy(stack_config("local"))
     config[section] = value
     assert_lines(errors_of(config))
 
 
 @given(place=st.sampled_from(KEYS), name=st.text(alphabet="abc_.:", min_size=1, max_size=12))
-def test_any_misspelt_key_is_an_error_that_names_it(place, name):
+def test_any_misspelt_key_is_an_error_that_names_it(place: tuple[str, str], name: str) -> None:
     section, key = place
     config = copy.deepcopy(stack_config("local"))
     config[section][f"{key}{name}"] = config[section].pop(key)

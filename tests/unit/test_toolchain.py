@@ -27,7 +27,7 @@ from localcloud.toolchain import (
 FAKE_GO = """#!/bin/sh
 case "$1" in
 env) echo go{version} ;;
-list) echo {modules} ;;
+mod) echo '{{"Dir": "{modules}"}}' ;;
 build)
   echo compiled a package >&2
   {build}
@@ -56,9 +56,9 @@ def _fresh_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def fake_go(tmp_path: Path, *, version: str = "1.99.1", build: str = ":") -> Path:
     modules = tmp_path / "modules"
-    for tool in (PULUMI, KUBERNETES):
-        for _, source in tool.copies:
-            script(modules / source, "#!/bin/sh\n") if "." not in source and "stage" not in source else None
+    for tool in (PULUMI, PULUMI_LANGUAGE_PYTHON):
+        for _, _, source in tool.copies:
+            script(modules / source, "#!/bin/sh\n")
     script(modules / "kustomize" / "stage" / "pod" / "pod-ready.yaml", "kind: Stage\n").chmod(0o444)
     return script(tmp_path / "bin" / "go", FAKE_GO.format(version=version, modules=modules, build=build))
 
@@ -76,9 +76,9 @@ def test_tools_are_built_once_and_then_found(tmp_path: Path):
     assert tools.gcs.name == "fake-gcs-server"
     assert (tools.kubernetes / "kubectl").resolve() == tools.kubernetes / "kubernetes"
     assert (tools.kubernetes / "stage" / "pod" / "pod-ready.yaml").stat().st_mode & stat.S_IWUSR
-    pulumi = tools.pulumi[0]
-    assert os.access(pulumi / "pulumi-language-python-exec", os.X_OK)
+    pulumi, language_host = tools.pulumi
     assert os.access(pulumi / "pulumi-resource-pulumi-python", os.X_OK)
+    assert os.access(language_host / "pulumi-language-python-exec", os.X_OK)
 
 
 def test_the_tools_show_the_versions_that_their_modules_pin():

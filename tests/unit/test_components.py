@@ -1,0 +1,402 @@
+"""Every component alone, under mocks: what reaches the cloud of what it is given, and what it never does."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import pulumi
+import pulumi.runtime
+import pytest
+from conftest import Recorder, Registered
+
+import components
+from capacity.planner import InstancePlan
+from components.aws.endpoint_role import EndpointRole
+from components.aws.endpoint_scaling import EndpointScaling
+from components.aws.model_store import ModelStore as S3ModelStore
+from components.aws.published_model import PublishedModel as S3PublishedModel
+from components.aws.triton_endpoint import TritonEndpoint
+from components.gcp.account_id import account_id
+from components.gcp.gpu_cluster import GpuCluster
+from components.gcp.model_reader import ModelReader
+from components.gcp.model_store import ModelStore as GcsModelStore
+from components.gcp.network import Network
+from components.gcp.published_model import PublishedModel as GcsPublishedModel
+from components.gcp.t4_zones import T4_ZONES
+from components.kubernetes.triton_deployment import TritonDeployment
+from components.kubernetes.triton_scaling import TritonScaling
+from model_repo.build import ModelArtifact
+
+Component = Callable[..., pulumi.ComponentResource]
+Build = Callable[..., list[Registered]]
+
+NAME = "unit"
+PLAN = InstancePlan(
+    variant="trt-db",
+    instance_type="n1-standard-8",
+    min_count=2,
+    count=5,
+    max_count=7,
+    scaling_target_per_minute=934.5,
+    cost_usd_per_hour=None,
+    formula="",
+)
+OTHER_PLAN = replace(
+    PLAN, instance_type="n1-standard-4", min_count=3, count=6, max_count=9, scaling_target_per_minute=12.5
+)
+IMAGE = "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.09-py3"
+
+# Each component, and for each of its arguments a value and another one.
+ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
+    EndpointRole: {
+        "endpoint": ("triton-a", "triton-b"),
+        "bucket_arn": ("arn:aws:s3:::a", "arn:aws:s3:::b"),
+        "prefix": ("models/bert/0", "models/bert/1"),
+        "image": (IMAGE, IMAGE.replace("us-east-1", "eu-west-1")),
+    },
+    EndpointScaling: {
+        "endpoint_name": ("a", "b"),
+        "production_variant": ("triton", "other"),
+        "plan": (PLAN, OTHER_PLAN),
+    },
+    S3ModelStore: {},
+    S3PublishedModel: {"bucket": ("a", "b"), "artifact": ("artifact", "other artifact")},
+    TritonEndpoint: {
+        "model": ("bert", "resnet50"),
+        "model_uri": ("s3://a/", "s3://b/"),
+        "role_arn": ("arn:a", "arn:b"),
+        "image": (IMAGE, "other"),
+        "inference_ami_version": ("a", "b"),
+        "plan": (PLAN, OTHER_PLAN),
+    },
+    GpuCluster: {
+        "project": ("a", "b"),
+        "region": ("us-central1", "europe-west4"),
+        "network": ("a", "b"),
+        "subnetwork": ("a", "b"),
+        "authorized_networks": (["203.0.113.0/24"], []),
+        "plan": (PLAN, OTHER_PLAN),
+    },
+    ModelReader: {
+        "project": ("a", "b"),
+        "bucket": ("a", "b"),
+        "namespace": ("a", "b"),
+        "service_account": ("a", "b"),
+    },
+    GcsModelStore: {"location": ("us-central1", "europe-west4")},
+    Network: {"region": ("us-central1", "europe-west4")},
+    GcsPublishedModel: {"bucket": ("a", "b"), "artifact": ("artifact", "other artifact")},
+    TritonDeployment: {
+        "namespace": ("a", "b"),
+        "model_uri": ("gs://a", "gs://b"),
+        "image": ("a", "b"),
+        "http_port": (8000, 80),
+        "grpc_port": (8001, 81),
+        "google_service_account": ("a@local", "b@local"),
+    },
+    TritonScaling: {"namespace": ("a", "b"), "deployment": ("a", "b"), "plan": (PLAN, OTHER_PLAN)},
+}
+
+
+def arguments_of(component: Component) -> type | None:
+    """A component's TypedDict; None where it takes no arguments."""
+    args = inspect.signature(component).parameters.get("args")
+    return args.annotation if args else None
+
+
+def argument_names(component: Component) -> list[str]:
+    args = arguments_of(component)
+    return sorted(args.__annotations__) if args else []
+
+
+@pytest.fixture
+def build(recorder: Recorder, artifact: ModelArtifact) -> Build:
+    """Build one component with the first of its values, or those given instead; return what it registers."""
+    artifacts = {"artifact": artifact, "other artifact": replace(artifact, digest="0" * 64)}
+
+    def build_one(component: Component, **changed: Any) -> list[Registered]:
+        args = {key: values[0] for key, values in ARGUMENTS[component].items()} | changed
+        if "artifact" in args:
+            args["artifact"] = artifacts[args["artifact"]]
+        recorder.resources.clear()
+        pulumi.runtime.set_mocks(recorder, project="triton-stack", stack="unit", preview=False)
+
+        @pulumi.runtime.test  # pyright: ignore[reportUnknownMemberType] - untyped in the SDK
+        def program() -> None:
+            component(NAME, args) if args else component(NAME)
+
+        program()
+        return [each for each in recorder.resources if not each.typ.startswith("triton-stack:")]
+
+    return build_one
+
+
+def inputs(registered: list[Registered], name: str) -> dict[str, Any]:
+    (resource,) = [each for each in registered if each.name == f"{NAME}-{name}"]
+    return resource.inputs
+
+
+def as_json(registered: list[Registered]) -> list[str]:
+    return sorted(json.dumps([r.typ, r.name, r.inputs], sort_keys=True, default=vars) for r in registered)
+
+
+def urns() -> list[str]:
+    monitor = cast("Any", pulumi.runtime.settings.get_monitor())
+    registered: Mapping[str, object] = monitor.resources
+    return [urn for urn in registered if "::pulumi:" not in urn]
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def test_every_component_is_tested_here() -> None:
+    found: set[object] = set()
+    for module in pkgutil.walk_packages(components.__path__, "components."):
+        for _, each in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            if issubclass(each, pulumi.ComponentResource) and each.__module__ == module.name:
+                found.add(each)
+    assert found == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("component", "key"), [(component, key) for component in ARGUMENTS for key in argument_names(component)]
+)
+def test_every_argument_reaches_a_resource(component: Component, key: str, build: Build) -> None:
+    before = as_json(build(component))
+    assert as_json(build(component, **{key: ARGUMENTS[component][key][1]})) != before
+
+
+@pytest.mark.parametrize("component", ARGUMENTS)
+def test_children_are_named_after_their_component_and_have_it_as_parent(component: Component, build: Build) -> None:
+    build(component)
+    types = {urn.split("::")[2]: urn.split("::")[3] for urn in urns()}
+    (own,) = [each for each in types if each.startswith("triton-stack:") and "$" not in each]
+    assert types.pop(own) == NAME
+    assert types
+    assert {each.split("$")[0] for each in types} == {own}
+    assert not [name for name in types.values() if name != NAME and not name.startswith(f"{NAME}-")]
+
+
+@pytest.mark.parametrize("component", ARGUMENTS)
+def test_a_component_says_what_it_is_and_what_it_takes(component: Component) -> None:
+    for each in filter(None, (component, arguments_of(component))):
+        assert vars(each)["__doc__"]
+
+
+# --- AWS --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_role_grants_one_prefix_one_image_one_group_of_logs_and_nothing_to_everyone(build: Build) -> None:
+    registered = build(EndpointRole)
+    statements: list[dict[str, Any]] = json.loads(inputs(registered, "policy")["policy"])["Statement"]
+    granted = {
+        action: statement["Resource"]
+        for statement in statements
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+    assert {statement["Effect"] for statement in statements} == {"Allow"}
+    assert not [action for action in granted if "*" in action]
+    assert {action for action, resource in granted.items() if resource == "*"} == {
+        "ecr:GetAuthorizationToken",
+        "cloudwatch:PutMetricData",
+    }
+    assert granted["s3:GetObject"] == "arn:aws:s3:::a/models/bert/0/*"
+    assert granted["s3:ListBucket"] == "arn:aws:s3:::a"
+    assert granted["ecr:BatchGetImage"] == "arn:aws:ecr:us-east-1:785573368785:repository/sagemaker-tritonserver"
+    assert granted["logs:PutLogEvents"] == "arn:aws:logs:us-east-1:*:log-group:/aws/sagemaker/Endpoints/triton-a*"
+    listing, metrics = (
+        next(s["Condition"] for s in statements if s["Action"] == action)
+        for action in ("s3:ListBucket", "cloudwatch:PutMetricData")
+    )
+    assert listing == {"StringLike": {"s3:prefix": "models/bert/0/*"}}
+    assert metrics["StringLike"]["cloudwatch:namespace"] == ["AWS/SageMaker", "/aws/sagemaker/*"]
+
+
+def test_only_sagemaker_takes_the_role(build: Build) -> None:
+    (statement,) = json.loads(inputs(build(EndpointRole), "role")["assumeRolePolicy"])["Statement"]
+    assert statement == {
+        "Effect": "Allow",
+        "Principal": {"Service": "sagemaker.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+    }
+
+
+def test_the_s3_bucket_is_private_encrypted_versioned_and_takes_tls_only(build: Build) -> None:
+    registered = build(S3ModelStore)
+    block = inputs(registered, "public-access-block")
+    assert [value for key, value in sorted(block.items()) if key != "bucket"] == [True] * 4
+    assert inputs(registered, "ownership")["rule"] == {"objectOwnership": "BucketOwnerEnforced"}
+    (rule,) = inputs(registered, "encryption")["rules"]
+    assert rule["applyServerSideEncryptionByDefault"]["sseAlgorithm"] == "AES256"
+    assert inputs(registered, "versioning")["versioningConfiguration"] == {"status": "Enabled"}
+    (statement,) = json.loads(inputs(registered, "policy")["policy"])["Statement"]
+    arn = f"arn:aws:mock:::{NAME}-bucket"
+    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
+    assert statement["Resource"] == [arn, f"{arn}/*"]
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_the_endpoint_starts_with_the_plan_s_count_and_its_model_reaches_no_network(build: Build) -> None:
+    registered = build(TritonEndpoint)
+    (variant,) = inputs(registered, "configuration")["productionVariants"]
+    assert (variant["instanceType"], variant["initialInstanceCount"]) == (PLAN.instance_type, PLAN.count)
+    model = inputs(registered, "model")
+    assert model["enableNetworkIsolation"] is True
+    (source,) = model["primaryContainer"]["modelDataSource"]["s3DataSources"]
+    assert source == {"s3Uri": "s3://a/", "s3DataType": "S3Prefix", "compressionType": "None"}
+    assert model["primaryContainer"]["environment"]["SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"] == "bert"
+
+
+def test_the_endpoint_scales_between_the_plan_s_bounds_at_its_target(build: Build) -> None:
+    registered = build(EndpointScaling)
+    target, policy = inputs(registered, "target"), inputs(registered, "policy")
+    assert (target["minCapacity"], target["maxCapacity"]) == (PLAN.min_count, PLAN.max_count)
+    assert target["resourceId"] == policy["resourceId"] == "endpoint/a/variant/triton"
+    tracking = policy["targetTrackingScalingPolicyConfiguration"]
+    assert tracking["targetValue"] == PLAN.scaling_target_per_minute
+    metric = tracking["predefinedMetricSpecification"]["predefinedMetricType"]
+    assert metric == "SageMakerVariantInvocationsPerInstance"
+
+
+# --- Google Cloud -----------------------------------------------------------------------------------------------------
+
+
+def test_the_gcs_bucket_is_private_and_versioned(build: Build) -> None:
+    bucket = inputs(build(GcsModelStore), "bucket")
+    assert bucket["publicAccessPrevention"] == "enforced"
+    assert bucket["uniformBucketLevelAccess"] is True
+    assert bucket["versioning"] == {"enabled": True}
+
+
+def test_the_reader_may_read_one_bucket_and_one_kubernetes_account_may_be_it(build: Build) -> None:
+    registered = build(ModelReader)
+    grants = {each.inputs["role"] for each in registered if "bucketIAMMember" in each.typ}
+    assert grants == {"roles/storage.objectViewer", "roles/storage.legacyBucketReader"}
+    binding = inputs(registered, "workload-identity")
+    assert binding["role"] == "roles/iam.workloadIdentityUser"
+    assert binding["member"] == "serviceAccount:a.svc.id.goog[a/a]"
+
+
+def test_the_cluster_is_private_and_only_named_networks_reach_its_control_plane(build: Build) -> None:
+    cluster = inputs(build(GpuCluster), "cluster")
+    assert cluster["privateClusterConfig"]["enablePrivateNodes"] is True
+    assert cluster["masterAuthorizedNetworksConfig"]["cidrBlocks"] == [{"cidrBlock": "203.0.113.0/24"}]
+    closed = inputs(build(GpuCluster, authorized_networks=[]), "cluster")
+    assert closed["masterAuthorizedNetworksConfig"] == {"cidrBlocks": []}
+    assert cluster["removeDefaultNodePool"] is True
+    assert cluster["workloadIdentityConfig"] == {"workloadPool": "a.svc.id.goog"}
+    assert cluster["enableShieldedNodes"] is True
+
+
+def test_a_t4_node_has_one_t4_with_its_driver_and_the_pool_has_the_plan_s_bounds(build: Build) -> None:
+    pool = inputs(build(GpuCluster), "t4")
+    (t4,) = pool["nodeConfig"]["guestAccelerators"]
+    assert (t4["type"], t4["count"]) == ("nvidia-tesla-t4", 1)
+    assert t4["gpuDriverInstallationConfig"] == {"gpuDriverVersion": "LATEST"}
+    assert pool["nodeConfig"]["machineType"] == PLAN.instance_type
+    bounds = (pool["autoscaling"]["totalMinNodeCount"], pool["autoscaling"]["totalMaxNodeCount"])
+    assert bounds == (PLAN.min_count, PLAN.max_count)
+    assert "nodeCount" not in pool
+    assert pool["nodeLocations"] == ["us-central1-a", "us-central1-b", "us-central1-c", "us-central1-f"]
+
+
+def test_an_upgrade_of_the_t4_pool_needs_no_t4_beyond_its_bound(build: Build) -> None:
+    upgrade = inputs(build(GpuCluster), "t4")["upgradeSettings"]
+    assert (upgrade["maxSurge"], upgrade["maxUnavailable"]) == (0, 1)
+
+
+def test_nodes_run_as_an_account_of_their_own_that_may_only_write_logs_and_metrics(build: Build) -> None:
+    registered = build(GpuCluster)
+    pools = [each.inputs["nodeConfig"] for each in registered if each.typ.endswith(":NodePool")]
+    assert {pool["serviceAccount"] for pool in pools} == {f"{NAME}-nodes@mock"}
+    assert {pool["workloadMetadataConfig"]["mode"] for pool in pools} == {"GKE_METADATA"}
+    assert inputs(registered, "nodes-role")["role"] == "roles/container.defaultNodeServiceAccount"
+
+
+def test_every_region_of_a_stack_has_an_account_id_of_its_own_that_google_takes() -> None:
+    ids = [account_id(f"triton-{stack}-{region}", "nodes") for stack in ("prod", "production") for region in T4_ZONES]
+    assert len(set(ids)) == len(ids)
+    assert not [each for each in ids if not re.fullmatch("[a-z][a-z0-9-]{4,28}[a-z0-9]", each)]
+
+
+# --- Kubernetes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pod(build: Build) -> dict[str, Any]:
+    return inputs(build(TritonDeployment), "deployment")["spec"]["template"]["spec"]
+
+
+def test_the_pod_is_what_restricted_asks_for_and_the_namespace_asks_for_it(build: Build) -> None:
+    # https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+    registered = build(TritonDeployment)
+    labels = inputs(registered, "namespace")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    pod = inputs(registered, "deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = pod["containers"]
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {key for volume in pod["volumes"] for key in volume} == {"name", "emptyDir"}
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(pod)
+
+
+def test_a_pod_that_goes_has_time_to_be_drained(pod: dict[str, Any]) -> None:
+    (container,) = pod["containers"]
+    (exit_timeout,) = [a.partition("=")[2] for a in container["args"] if a.startswith("--exit-timeout-secs=")]
+    pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pre_stop > 0
+    assert pre_stop + int(exit_timeout) <= pod["terminationGracePeriodSeconds"]
+
+
+def test_a_pod_takes_one_t4_and_one_node(pod: dict[str, Any]) -> None:
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
+    assert [t["key"] for t in pod["tolerations"]] == ["nvidia.com/gpu"]
+
+
+def test_the_count_is_left_to_the_autoscaler_and_a_rollout_needs_no_spare_t4(build: Build) -> None:
+    spec = inputs(build(TritonDeployment), "deployment")["spec"]
+    assert "replicas" not in spec
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_clients_reach_http_and_grpc_from_within_the_network_and_nothing_else(build: Build) -> None:
+    registered = build(TritonDeployment, http_port=80, grpc_port=81)
+    service, deployment = inputs(registered, "service"), inputs(registered, "deployment")
+    assert service["metadata"]["annotations"] == {"networking.gke.io/load-balancer-type": "Internal"}
+    assert [(p["port"], p["targetPort"]) for p in service["spec"]["ports"]] == [(80, "http"), (81, "grpc")]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_a_pod_is_somebody_to_google_only_where_an_account_is_given(build: Build) -> None:
+    account = inputs(build(TritonDeployment), "account")
+    assert account["metadata"]["annotations"] == {"iam.gke.io/gcp-service-account": "a@local"}
+    assert account["automountServiceAccountToken"] is False
+    nobody = inputs(build(TritonDeployment, google_service_account=None), "account")
+    assert not nobody["metadata"]["annotations"]
+
+
+def test_pods_scale_between_the_plan_s_bounds_at_its_target(build: Build) -> None:
+    spec = inputs(build(TritonScaling), "autoscaler")["spec"]
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (PLAN.min_count, PLAN.max_count)
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"}
+    (metric,) = spec["metrics"]
+    assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "934500m"}
+
+
+@pytest.mark.parametrize(
+    ("target", "quantity"), [(12.5, "12500m"), (1500.0, "1500"), (2000.0, "2k"), (3e6, "3M"), (1234567.0, "1234567")]
+)
+def test_a_target_is_written_as_the_api_server_gives_it_back(target: float, quantity: str, build: Build) -> None:
+    spec = inputs(build(TritonScaling, plan=replace(PLAN, scaling_target_per_minute=target)), "autoscaler")["spec"]
+    assert spec["metrics"][0]["pods"]["target"]["averageValue"] == quantity
