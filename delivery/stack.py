@@ -53,9 +53,10 @@ class Stack:
         Args:
             refresh: Look first at what is really there.
         """
-        self._show("up", "--yes", *(["--refresh"] if refresh else []), *self._options())
+        # With --yes nobody judges a preview, and it takes as long as an update that changes nothing.
+        self._show("up", "--yes", "--skip-preview", *(["--refresh"] if refresh else []), *self._options())
         last: list[dict[str, Any]] = json.loads(
-            self._read("stack", "history", "--json", "--page-size=1", *self._options())
+            self._read("stack", "history", "--json", "--page-size=1", "--stack", self.name)
         )
         return last[0].get("resourceChanges", {})
 
@@ -65,11 +66,11 @@ class Stack:
 
     def destroy(self) -> None:
         """Destroy all resources, showing Pulumi's own progress. The stack itself and its stack file stay."""
-        self._show("destroy", "--yes", *self._options())
+        self._show("destroy", "--yes", "--skip-preview", *self._options())
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs."""
-        return json.loads(self._read("stack", "output", "--json", *self._options()))
+        return json.loads(self._read("stack", "output", "--json", "--stack", self.name))
 
     def _options(self) -> list[str]:
         return ["--stack", self.name, *(["--config-file", str(self.config_file)] if self.config_file else [])]

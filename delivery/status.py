@@ -84,10 +84,11 @@ def wait_until_ready(outputs: dict[str, Any], project_folder: Path, deadline_s: 
 
 def _missing(outputs: dict[str, Any], project_folder: Path) -> Iterator[str]:
     for cluster in outputs.get("gke", []):
-        url = f"{cluster['http']}/v2/health/ready"
+        # Of the model, not of the server: one that serves the model before it is ready too.
+        url = f"{cluster['http']}/v2/models/{cluster['model']}/ready"
         try:
             if not requests.get(url, timeout=_ANSWER_S).ok:
-                yield f"{url} says that Triton is not ready"
+                yield f"{url} says that the model is not ready"
         except requests.RequestException:
             yield f"{url} does not answer"
     for status in target_statuses(outputs, project_folder):

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from localcloud.control_plane import ControlPlane, stop_processes
 from localcloud.supervisor import Program, Supervisor, answers
-from localcloud.toolchain import CHECKOUT, Report, Tools, find_or_build, plugin_folder, stand_ins
+from localcloud.toolchain import Report, Tools, find_or_build, plugin_folder, stand_ins
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,10 @@ class LocalCloud:
         with self._lock():
             if missing := stand_ins(plugin_folder(self.state)):
                 report(f"provider plugins: stand-ins for {', '.join(missing)} (the official ones are not installed)")
-            emulators, nodes = self._emulators(), self._gke_nodes()
-            started = [program.name for program in emulators if self._supervisor.start(program)]
+            report("emulators: starting")
+            started = self._supervisor.bring_up(self._emulators(tools))
             started += self.control_plane(tools).up(report)
-            started += [program.name for program in nodes if self._supervisor.start(program)]
-            for program in [*emulators, *nodes]:
-                report(f"{program.name}: waiting until it is ready")
-                self._supervisor.wait(program)
-        return started
+            return started + self._supervisor.bring_up(self._gke_nodes())
 
     def down(self) -> None:
         """Stop every process that was started here, by whichever command, and forget the cluster's objects."""
@@ -95,19 +91,19 @@ class LocalCloud:
         """Name, state (`running`, `not ready` or `stopped`) and detail of each process; empty where nothing is up."""
         if not self._supervisor.names():
             return []
-        programs = [*self._emulators(), *self._gke_nodes()]
-        own = [self._supervisor.status(program) for program in programs]
-        return [*own, *self.control_plane(find_or_build(_silent)).status()]
+        tools = find_or_build(_silent)
+        own = [self._supervisor.status(program) for program in (*self._emulators(tools), *self._gke_nodes())]
+        return [*own, *self.control_plane(tools).status()]
 
     def environment(self) -> dict[str, str]:
         """What pulumi, kubectl, boto3 and google-cloud-storage need to use this cloud; added to the caller's own."""
-        self.state.mkdir(parents=True, exist_ok=True)
-        virtual_environment = Path(sys.executable).parent
+        backend = self.state / "pulumi"
+        backend.mkdir(parents=True, exist_ok=True)
         tools = find_or_build(_silent)
-        folders = [virtual_environment, plugin_folder(self.state), self.state / "bin", *tools.path]
+        folders = [Path(sys.executable).parent, plugin_folder(self.state), self.state / "bin", *tools.path]
         return {
             "PATH": os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)]),
-            "PULUMI_BACKEND_URL": self._pulumi_backend(),
+            "PULUMI_BACKEND_URL": backend.as_uri(),
             # Known to everyone: it guards nothing, for the local stack holds no secret. Pulumi.local.yaml has its salt.
             "PULUMI_CONFIG_PASSPHRASE": "local",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
@@ -152,53 +148,31 @@ class LocalCloud:
         self.state.mkdir(parents=True, exist_ok=True)
         return FileLock(self.state / "lock")
 
-    def _pulumi_backend(self) -> str:
-        folder = self.state / "pulumi"
-        folder.mkdir(exist_ok=True)
-        return folder.as_uri()
-
-    def _emulators(self) -> list[Program]:
-        options = [f"--port={self.ports.aws}", *([] if self._triton else ["--no-triton"])]
-        aws = Program(
-            name="aws",
-            argv=self._python("localcloud.aws_emulator", *options),
-            environment=self._python_environment(),
-            ports=(self.ports.aws,),
-            ready=lambda: answers(f"{self.aws_url}/moto-api/"),
+    def _emulators(self, tools: Tools) -> list[Program]:
+        gcs = (
+            str(tools.gcs),
+            "-backend=memory",  # its other backend refuses buckets with versioning
+            "-scheme=http",
+            "-host=127.0.0.1",
+            f"-port={self.ports.gcs}",
+            f"-external-url={self.gcs_url}",
+            f"-public-host=127.0.0.1:{self.ports.gcs}",
+            "-log-level=warn",
         )
-        gcs = Program(
-            name="gcs",
-            argv=(
-                str(find_or_build(_silent).gcs),
-                "-backend=memory",  # its other backend refuses buckets with versioning
-                "-scheme=http",
-                "-host=127.0.0.1",
-                f"-port={self.ports.gcs}",
-                f"-external-url={self.gcs_url}",
-                f"-public-host=127.0.0.1:{self.ports.gcs}",
-                "-log-level=warn",
-            ),
-            ports=(self.ports.gcs,),
-            ready=lambda: answers(f"{self.gcs_url}/_internal/healthcheck"),
-        )
-        return [aws, gcs]
+        aws = self._module("aws_emulator", f"--port={self.ports.aws}", *([] if self._triton else ["--no-triton"]))
+        aws_ready, gcs_ready = f"{self.aws_url}/moto-api/", f"{self.gcs_url}/_internal/healthcheck"
+        return [
+            Program("aws", aws, ready=lambda: answers(aws_ready), ports=(self.ports.aws,)),
+            Program("gcs", gcs, ready=lambda: answers(gcs_ready), ports=(self.ports.gcs,)),
+        ]
 
     def _gke_nodes(self) -> list[Program]:
         """The program that runs Triton for the simulated nodes, where Tritons are wanted."""
-        options = [f"--kubeconfig={self.state / 'kubeconfig'}", f"--gcs={self.gcs_url}"]
-        program = Program(
-            name="gke-node",
-            argv=self._python("localcloud.gke_node", *options),
-            environment=self._python_environment(),
-            ready=lambda: self._supervisor.alive("gke-node"),
-        )
-        return [program] if self._triton else []
+        argv = self._module("gke_node", f"--kubeconfig={self.state / 'kubeconfig'}", f"--gcs={self.gcs_url}")
+        return [Program("gke-node", argv)] if self._triton else []
 
-    def _python(self, module: str, *options: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", module, *options, f"--state={self.state}")
-
-    def _python_environment(self) -> dict[str, str]:
-        return self.environment() | {"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+    def _module(self, name: str, *options: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", f"localcloud.{name}", *options, f"--state={self.state}")
 
 
 def _silent(_: str) -> None:

@@ -5,25 +5,28 @@ kubelets, and, as a cloud would, gives every Service of type LoadBalancer an add
 """
 
 import base64
-import http.client
 import json
-import ssl
-from contextlib import closing
+import tempfile
 from functools import cached_property
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import requests
+import trustme
 import yaml
 
-from localcloud.certificates import Authority, KeyPair
-from localcloud.supervisor import Program, Supervisor, SupervisorError, answers
-from localcloud.toolchain import Report, Tools
+from localcloud.supervisor import Program, Supervisor, answers, loopback_session
+from localcloud.toolchain import Report, Tools, replace_file
 
-_REQUEST_SECONDS = 5.0
 _STAGES = Path(__file__).parent / "kwok"
 _NODE_POOL = "cloud.google.com/gke-nodepool"
-_ZONE = "us-central1-a"
+_LABELS = {
+    "kubernetes.io/arch": "amd64",
+    "kubernetes.io/os": "linux",
+    "node.kubernetes.io/instance-type": "n1-standard-4",
+    "topology.kubernetes.io/region": "us-central1",
+    "topology.kubernetes.io/zone": "us-central1-a",
+}
 # An n1-standard-4 and what GKE leaves of it to pods: 80 millicores and 2.6 GiB are reserved.
 # https://docs.cloud.google.com/kubernetes-engine/docs/concepts/plan-node-sizes
 _CAPACITY = {"cpu": "4", "memory": "15Gi", "ephemeral-storage": "100Gi", "pods": "110"}
@@ -55,20 +58,14 @@ class ControlPlane:
         authority: Path | None = None,
     ) -> None:
         self.state = state
-        self.port = port
         self.kubeconfig = state / "kubeconfig"
+        self.server = f"https://127.0.0.1:{port}"
+        """The API server's URL."""
+        self._port, self._etcd_port, self._etcd_peer_port = port, etcd_port, etcd_peer_port
         self._tools = tools
-        self._etcd = f"http://127.0.0.1:{etcd_port}"
-        self._etcd_peer = f"http://127.0.0.1:{etcd_peer_port}"
-        self._etcd_ports = (etcd_port, etcd_peer_port)
-        self._nodes = nodes(t4_nodes)
+        self._nodes = {node["metadata"]["name"]: node for node in nodes(t4_nodes)}
         self._keys = authority or state / "keys"
         self._supervisor = Supervisor(state)
-
-    @property
-    def server(self) -> str:
-        """The API server's URL."""
-        return f"https://127.0.0.1:{self.port}"
 
     def up(self, report: Report) -> list[str]:
         """Start what does not run, wait until pods can be scheduled; return the names of what was started.
@@ -77,10 +74,12 @@ class ControlPlane:
             SupervisorError: a port is in use, or a program died or is not ready in time.
         """
         report("control plane: starting")
-        self._write_kubeconfig()
-        started = self._start(self._api_programs())
+        if not self._keys.exists():
+            make_keys(self._keys)
+        self._write_logins()
+        started = self._supervisor.bring_up(self._api_programs())
         self._put_nodes()
-        return started + self._start(self._controllers())
+        return started + self._supervisor.bring_up(self._controllers())
 
     def down(self) -> None:
         """Stop its processes."""
@@ -90,175 +89,157 @@ class ControlPlane:
         """Name, state (`running`, `not ready`, `stopped`) and detail of each process."""
         return [self._supervisor.status(program) for program in [*self._api_programs(), *self._controllers()]]
 
-    @cached_property
-    def _authority(self) -> Authority:
-        return Authority(self._keys)
-
-    def _start(self, programs: list[Program]) -> list[str]:
-        started = [program.name for program in programs if self._supervisor.start(program)]
-        for program in programs:
-            self._supervisor.wait(program)
-        return started
-
-    def _program(self, name: str) -> str:
-        return str(self._tools.kubernetes / name)
+    def _argv(self, program: str, /, **options: object) -> tuple[str, ...]:
+        given = (f"--{option.replace('_', '-')}={value}" for option, value in options.items())
+        return (str(self._tools.kubernetes / program), *given)
 
     def _api_programs(self) -> list[Program]:
-        serving = self._authority.server()
-        service_accounts = self._authority.service_accounts()
-        etcd = Program(
-            name="etcd",
-            argv=(
-                self._program("etcd"),
-                "--name=local",
-                f"--data-dir={self.state / 'etcd'}",
-                f"--listen-client-urls={self._etcd}",
-                f"--advertise-client-urls={self._etcd}",
-                f"--listen-peer-urls={self._etcd_peer}",
-                f"--initial-advertise-peer-urls={self._etcd_peer}",
-                f"--initial-cluster=local={self._etcd_peer}",
-                "--unsafe-no-fsync",  # the data need not outlive the machine
-                "--log-level=warn",
-            ),
-            ports=self._etcd_ports,
-            ready=self._etcd_is_healthy,
+        client, peer = (f"http://127.0.0.1:{port}" for port in (self._etcd_port, self._etcd_peer_port))
+        etcd = self._argv(
+            "etcd",
+            name="local",
+            data_dir=self.state / "etcd",
+            listen_client_urls=client,
+            advertise_client_urls=client,
+            listen_peer_urls=peer,
+            initial_advertise_peer_urls=peer,
+            initial_cluster=f"local={peer}",
+            unsafe_no_fsync="true",  # the data need not outlive the machine
+            log_level="warn",
         )
-        apiserver = Program(
-            name="kube-apiserver",
-            argv=(
-                self._program("kube-apiserver"),
-                f"--etcd-servers={self._etcd}",
-                "--bind-address=127.0.0.1",
-                "--advertise-address=127.0.0.1",  # else a machine with no default route has none to advertise
-                f"--secure-port={self.port}",
-                "--endpoint-reconciler-type=none",  # no pod runs, so none needs the API server's endpoint
-                "--service-cluster-ip-range=10.96.0.0/16",
-                f"--tls-cert-file={serving.certificate}",
-                f"--tls-private-key-file={serving.key}",
-                f"--client-ca-file={self._authority.certificate}",
-                "--service-account-issuer=https://kubernetes.default.svc",
-                f"--service-account-signing-key-file={service_accounts.key}",
-                f"--service-account-key-file={service_accounts.certificate}",
-                "--authorization-mode=Node,RBAC",
-                "--profiling=false",
-            ),
-            ports=(self.port,),
-            ready=lambda: self._answers("/readyz"),
+        apiserver = self._argv(
+            "kube-apiserver",
+            etcd_servers=client,
+            bind_address="127.0.0.1",
+            advertise_address="127.0.0.1",  # else a machine with no default route has none to advertise
+            secure_port=self._port,
+            endpoint_reconciler_type="none",  # no pod runs, so none needs the API server's endpoint
+            service_cluster_ip_range="10.96.0.0/16",
+            tls_cert_file=self._keys / "server.crt",
+            tls_private_key_file=self._keys / "server.key",
+            client_ca_file=self._keys / "ca.crt",
+            service_account_issuer="https://kubernetes.default.svc",
+            service_account_signing_key_file=self._keys / "server.key",
+            service_account_key_file=self._keys / "server.crt",
+            authorization_mode="Node,RBAC",
+            profiling="false",
         )
-        return [etcd, apiserver]
+        etcd_ports = (self._etcd_port, self._etcd_peer_port)
+        return [
+            Program("etcd", etcd, ready=lambda: answers(f"{client}/health"), ports=etcd_ports),
+            Program("kube-apiserver", apiserver, ready=lambda: self._answers("/readyz"), ports=(self._port,)),
+        ]
 
     def _controllers(self) -> list[Program]:
-        service_accounts = self._authority.service_accounts()
-        throughput = ("--kube-api-qps=500", "--kube-api-burst=1000")  # the defaults take twice as long to start
-        controller_manager = Program(
-            name="kube-controller-manager",
-            argv=(
-                self._program("kube-controller-manager"),
-                *self._credentials(),
-                *throughput,
-                "--secure-port=0",
-                "--leader-elect=false",
-                f"--service-account-private-key-file={service_accounts.key}",
-                f"--root-ca-file={self._authority.certificate}",
-                "--use-service-account-credentials=true",
-                "--horizontal-pod-autoscaler-sync-period=5s",
-                f"--flex-volume-plugin-dir={self.state / 'flex-volumes'}",  # its default is a folder of the system's
-                "--profiling=false",
-            ),
-            ready=lambda: self._answers("/api/v1/namespaces/default/serviceaccounts/default"),
+        # All act as the administrator: who may do what is asked of the workloads, not of the control plane.
+        controller: dict[str, object] = dict.fromkeys(
+            ("kubeconfig", "authentication_kubeconfig", "authorization_kubeconfig"), self.kubeconfig
         )
-        scheduler = Program(
-            name="kube-scheduler",
-            argv=(
-                self._program("kube-scheduler"),
-                *self._credentials(),
-                *throughput,
-                "--secure-port=0",
-                "--leader-elect=false",
-                "--profiling=false",
-            ),
-            ready=lambda: self._supervisor.alive("kube-scheduler"),
+        # The default rates of requests take twice as long to start.
+        controller |= {"kube_api_qps": 500, "kube_api_burst": 1000}
+        controller |= {"secure_port": 0, "leader_elect": "false", "profiling": "false"}
+        manager = self._argv(
+            "kube-controller-manager",
+            **controller,
+            service_account_private_key_file=self._keys / "server.key",
+            root_ca_file=self._keys / "ca.crt",
+            use_service_account_credentials="true",
+            horizontal_pod_autoscaler_sync_period="5s",
+            flex_volume_plugin_dir=self.state / "flex-volumes",  # its default is a folder of the system's
         )
-        kwok = Program(
-            name="kwok",
-            argv=(
-                self._program("kwok"),
-                f"--kubeconfig={self.kubeconfig}",
-                "--manage-all-nodes=true",
-                "--cidr=10.244.0.0/16",
-                "--node-ip=127.0.0.1",
-                "--node-lease-duration-seconds=40",
-                *(f"--config={stage}" for stage in self._stages()),
-            ),
-            ready=self._nodes_are_ready,
+        kwok = self._argv(
+            "kwok",
+            kubeconfig=self.kubeconfig,
+            manage_all_nodes="true",
+            cidr="10.244.0.0/16",
+            node_ip="127.0.0.1",
+            node_lease_duration_seconds=40,
         )
-        return [controller_manager, scheduler, kwok]
+        # kwok's own rules for nodes and pods, and ours.
+        stock = ("node/fast/node-*", "node/heartbeat-with-lease/node-*", "pod/fast/pod-*")
+        stages = [file for kind in stock for file in sorted((self._tools.kubernetes / "stage").glob(f"{kind}.yaml"))]
+        kwok += tuple(f"--config={stage}" for stage in (*stages, *_STAGES.glob("*.yaml")))
+        default_account = "/api/v1/namespaces/default/serviceaccounts/default"
+        return [
+            Program("kube-controller-manager", manager, ready=lambda: self._answers(default_account)),
+            Program("kube-scheduler", self._argv("kube-scheduler", **controller)),
+            Program("kwok", kwok, ready=self._nodes_are_ready),
+        ]
 
-    def _stages(self) -> list[Path]:
-        """kwok's own rules for nodes and pods, and ours."""
-        stock = self._tools.kubernetes / "stage"
-        kinds = ("node/fast/node-*", "node/heartbeat-with-lease/node-*", "pod/fast/pod-*")
-        return [*(stage for kind in kinds for stage in sorted(stock.glob(f"{kind}.yaml"))), *_STAGES.glob("*.yaml")]
-
-    def _credentials(self) -> list[str]:
-        """All act as the administrator: who may do what is asked of the workloads, not of the control plane."""
-        names = ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig")
-        return [f"--{name}={self.kubeconfig}" for name in names]
-
-    def _write_kubeconfig(self) -> None:
-        admin = self._authority.administrator()
-        (self.state / "bin").mkdir(parents=True, exist_ok=True)
-        _write_private(self.kubeconfig, _kubeconfig(self.server, self._authority.certificate, admin), mode=0o600)
-        _write_private(self.state / "bin" / "gke-gcloud-auth-plugin", _gke_auth_plugin(admin), mode=0o700)
-
-    def _etcd_is_healthy(self) -> bool:
-        return answers(f"{self._etcd}/health")
+    @cached_property
+    def _http(self) -> requests.Session:
+        session = loopback_session()
+        session.verify = str(self._keys / "ca.crt")
+        session.cert = (str(self._keys / "admin.crt"), str(self._keys / "admin.key"))
+        return session
 
     def _answers(self, path: str) -> bool:
-        return answers(self.server + path, self._tls())
+        return answers(self.server + path, self._http)
+
+    def _present_nodes(self) -> dict[str, dict[str, Any]]:
+        items = self._http.get(f"{self.server}/api/v1/nodes", timeout=5).json()["items"]
+        return {node["metadata"]["name"]: node for node in items}
+
+    def _put_nodes(self) -> None:
+        """Register the nodes as a kubelet does, and remove those of a pool that was larger before."""
+        url, present = f"{self.server}/api/v1/nodes", self._present_nodes()
+        for name in self._nodes.keys() - present.keys():
+            self._http.post(url, json=self._nodes[name], timeout=5).raise_for_status()
+        for name in present.keys() - self._nodes.keys():
+            self._http.delete(f"{url}/{name}", timeout=5).raise_for_status()
 
     def _nodes_are_ready(self) -> bool:
         try:
             present = self._present_nodes()
-        except (OSError, http.client.HTTPException):
+        except requests.RequestException:
             return False
-        return len(present) == len(self._nodes) and all(_is_ready(node) for node in present)
+        return present.keys() == self._nodes.keys() and all(map(_is_ready, present.values()))
 
-    def _put_nodes(self) -> None:
-        """Register the nodes as a kubelet does, and remove those of a pool that was larger before."""
-        wanted = {node["metadata"]["name"]: node for node in self._nodes}
-        present = {node["metadata"]["name"] for node in self._present_nodes()}
-        for name in wanted.keys() - present:
-            self._call("POST", "/api/v1/nodes", wanted[name])
-        for name in present - wanted.keys():
-            self._call("DELETE", f"/api/v1/nodes/{name}")
-
-    def _present_nodes(self) -> list[dict[str, Any]]:
-        return self._call("GET", "/api/v1/nodes")["items"]
-
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=_REQUEST_SECONDS, context=self._tls())
-        with closing(connection):
-            connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            content = json.loads(answer.read())
-        if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise SupervisorError(f"{method} {self.server}{path} was refused: {content['message']}")
-        return content
-
-    def _tls(self) -> ssl.SSLContext:
-        admin = self._authority.administrator()
-        context = ssl.create_default_context(cafile=self._authority.certificate)
-        context.load_cert_chain(admin.certificate, admin.key)
-        return context
+    def _write_logins(self) -> None:
+        """Write the administrator's kubeconfig, and the program that GKE's kubeconfigs name, with the same login."""
+        ca, certificate, key = ((self._keys / name).read_text() for name in ("ca.crt", "admin.crt", "admin.key"))
+        cluster = {"server": self.server, "certificate-authority-data": _base64(ca)}
+        user = {"client-certificate-data": _base64(certificate), "client-key-data": _base64(key)}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "local", "cluster": cluster}],
+            "users": [{"name": "local", "user": user}],
+            "contexts": [{"name": "local", "context": {"cluster": "local", "user": "local"}}],
+            "current-context": "local",
+        }
+        credential = {
+            "apiVersion": "client.authentication.k8s.io/v1beta1",
+            "kind": "ExecCredential",
+            "status": {"clientCertificateData": certificate, "clientKeyData": key},
+        }
+        (self.state / "bin").mkdir(parents=True, exist_ok=True)
+        replace_file(self.kubeconfig, yaml.safe_dump(config, sort_keys=False), 0o600)
+        script = f"#!/bin/sh\ncat <<'END'\n{json.dumps(credential)}\nEND\n"
+        replace_file(self.state / "bin" / "gke-gcloud-auth-plugin", script, 0o700)
 
 
-def _is_ready(node: dict[str, Any]) -> bool:
-    """Whether pods can be scheduled to it: the node lifecycle controller takes its taint away only after `Ready`."""
-    conditions: list[dict[str, str]] = node["status"].get("conditions", [])
-    taints: list[dict[str, str]] = node["spec"].get("taints", [])
-    ready = any((condition["type"], condition["status"]) == ("Ready", "True") for condition in conditions)
-    return ready and not any(taint["key"] == "node.kubernetes.io/not-ready" for taint in taints)
+def make_keys(folder: Path) -> None:
+    """Make a certificate authority and, signed by it, the API server's and the administrator's keys.
+
+    The server's key signs service accounts' tokens too.
+    """
+    authority = trustme.CA(organization_name="triton-stack local")
+    names = ("127.0.0.1", "10.96.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+    pairs = {
+        "server": authority.issue_cert(*names, common_name="kube-apiserver"),
+        # Its user and group: https://kubernetes.io/docs/reference/access-authn-authz/authentication/
+        "admin": authority.issue_cert("admin", common_name="admin", organization_name="system:masters"),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".keys-") as scratch:
+        made = Path(scratch) / "keys"
+        made.mkdir(mode=0o700)
+        authority.cert_pem.write_to_path(made / "ca.crt")
+        for name, pair in pairs.items():
+            pair.cert_chain_pems[0].write_to_path(made / f"{name}.crt")
+            pair.private_key_pem.write_to_path(made / f"{name}.key")
+        made.rename(folder)  # at once: a start that is interrupted leaves all or none
 
 
 def stop_processes(supervisor: Supervisor) -> None:
@@ -278,63 +259,22 @@ def nodes(t4_nodes: int) -> list[dict[str, Any]]:
 
 
 def _node(name: str, labels: dict[str, str], taints: list[dict[str, str]], devices: dict[str, str]) -> dict[str, Any]:
-    common = {
-        "kubernetes.io/arch": "amd64",
-        "kubernetes.io/hostname": name,
-        "kubernetes.io/os": "linux",
-        "node.kubernetes.io/instance-type": "n1-standard-4",
-        "topology.kubernetes.io/region": _ZONE.rpartition("-")[0],
-        "topology.kubernetes.io/zone": _ZONE,
-    }
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": name, "labels": common | labels},
+        "metadata": {"name": name, "labels": {**_LABELS, "kubernetes.io/hostname": name, **labels}},
         "spec": {"taints": taints},
         "status": {"capacity": _CAPACITY | devices, "allocatable": _ALLOCATABLE | devices},
     }
 
 
-def _kubeconfig(server: str, ca: Path, user: KeyPair) -> str:
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "local", "cluster": {"server": server, "certificate-authority-data": _base64(ca)}}],
-        "users": [
-            {
-                "name": "local",
-                "user": {
-                    "client-certificate-data": _base64(user.certificate),
-                    "client-key-data": _base64(user.key),
-                },
-            }
-        ],
-        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "local"}}],
-        "current-context": "local",
-    }
-    return yaml.safe_dump(config, sort_keys=False)
+def _is_ready(node: dict[str, Any]) -> bool:
+    """Whether pods can be scheduled to it: the node lifecycle controller takes its taint away only after `Ready`."""
+    conditions: list[dict[str, str]] = node["status"].get("conditions", [])
+    taints: list[dict[str, str]] = node["spec"].get("taints", [])
+    ready = any((condition["type"], condition["status"]) == ("Ready", "True") for condition in conditions)
+    return ready and not any(taint["key"] == "node.kubernetes.io/not-ready" for taint in taints)
 
 
-def _gke_auth_plugin(user: KeyPair) -> str:
-    """The program that GKE's kubeconfigs name, here with the local administrator's certificate."""
-    credential = {
-        "apiVersion": "client.authentication.k8s.io/v1beta1",
-        "kind": "ExecCredential",
-        "status": {
-            "clientCertificateData": user.certificate.read_text(),
-            "clientKeyData": user.key.read_text(),
-        },
-    }
-    return f"#!/bin/sh\ncat <<'END'\n{json.dumps(credential)}\nEND\n"
-
-
-def _base64(file: Path) -> str:
-    return base64.b64encode(file.read_bytes()).decode()
-
-
-def _write_private(file: Path, text: str, *, mode: int) -> None:
-    """Write a file that holds a key, replacing it at once: another program may be reading it."""
-    fresh = file.with_suffix(".new")
-    fresh.touch(mode)
-    fresh.write_text(text)
-    fresh.replace(file)
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

@@ -27,19 +27,18 @@ from urllib.parse import urlsplit
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
-from kubernetes import client, config, watch
+from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
-from localcloud.pod import LOOPBACK, Address, PodError, isolation_refused, relay_in_background
-from localcloud.triton import HTTP_PORT, Triton, TritonError, check_repository, install, kubernetes_arguments
+from localcloud.pod import Address, PodError, relay_in_background
+from localcloud.triton import HTTP_PORT, Triton, TritonError, fetch_repository, install, kubernetes_arguments
 from model_repo.manifest import ManifestError
 
 _LOG = logging.getLogger(__name__)
+_POLL_SECONDS = 0.5
 _RETRY_SECONDS = 10.0
 """How long a container that failed is left alone, as kubelet's first back-off."""
 _STARTUP_SECONDS = 120
-_RESYNC_SECONDS = 2
-"""The longest that a change of a Service, or a Triton's end, goes unseen; Deployments are watched."""
 
 Json = dict[str, Any]
 """An object in the JSON form of the Kubernetes API."""
@@ -50,11 +49,20 @@ class _Served:
     """A Deployment: what runs for it, and what was last tried."""
 
     triton: Triton | None = None
-    container: Json = field(default_factory=dict[str, Any])
-    """The container that ``triton`` is."""
-    tried: str = ""
+    tried: Json | None = None
+    """The pod template."""
     tried_at: float = 0.0
     warnings: set[str] = field(default_factory=set[str])
+
+    def is_due(self, deployment: Json) -> bool:
+        """Whether a Triton is to be started: the template is new, or the last one ended or failed a while ago."""
+        status = deployment["status"]
+        rolled_out = status.get("observedGeneration") == deployment["metadata"]["generation"]
+        if not (rolled_out and status.get("readyReplicas")):  # no node would run its containers yet
+            return False
+        runs = self.triton is not None and self.triton.pod.alive
+        failed = not runs and time.monotonic() > self.tried_at + _RETRY_SECONDS
+        return failed or self.tried != deployment["spec"]["template"]
 
 
 class Node:
@@ -75,20 +83,19 @@ class Node:
         self._state = state
         self._installed = install(state / ".triton")
         self._served: dict[str, _Served] = {}
+        self._targets: dict[Address, tuple[str, int]] = {}
+        """For each address of a Service, the Deployment that it selects and the port inside."""
         self._relays: dict[Address, Callable[[], None]] = {}
         """For each address of a Service, what ends its relay."""
 
     def run(self) -> None:
         """Follow the cluster until the process is told to end."""
-        events: Any = watch.Watch()
         while True:
             try:
                 self._reconcile()
-                for _ in events.stream(self._apps.list_deployment_for_all_namespaces, timeout_seconds=_RESYNC_SECONDS):
-                    self._reconcile()
             except (client.ApiException, HTTPError) as error:
                 _LOG.warning("the API server does not answer, trying again: %s", error)
-                time.sleep(1)
+            time.sleep(_POLL_SECONDS)
 
     def close(self) -> None:
         """Stop every Triton."""
@@ -105,89 +112,79 @@ class Node:
             self._record(key).unlink(missing_ok=True)
         for key, deployment in deployments.items():
             served = self._served.setdefault(key, _Served())
-            if _rolled_out(deployment) and _is_due(served, deployment):
+            if served.is_due(deployment):
                 self._start(key, served, deployment)
         self._follow_services(deployments)
 
     def _start(self, key: str, served: _Served, deployment: Json) -> None:
         """Start a Triton for the Deployment; the one before it serves until the new one is ready."""
-        served.tried, served.tried_at = _template(deployment), time.monotonic()
-        container = _container(deployment)
-        record: Json = {"ready": False, "error": None, "untested": None}
+        served.tried, served.tried_at = deployment["spec"]["template"], time.monotonic()
+        container, folder = _container(deployment), self._state / key
+        record: Json = {"ready": False, "error": None}
         try:
             bucket, prefix = _repository(kubernetes_arguments(container))
-            record["digest"] = prefix.rpartition("/")[2]
-            self._check(bucket, prefix, self._state / key / "check")
-            log = self._state / key / f"triton-{deployment['metadata']['generation']}.log"
-            triton = self._launch(container, log)
+            record["digest"] = prefix.split("/")[-2]
+            self._check(bucket, prefix, folder / "check")
+            triton = self._launch(container, folder / f"triton-{deployment['metadata']['generation']}.log")
         except (TritonError, PodError, ManifestError, GoogleAPIError) as error:
             record["error"] = str(error)
             self._warn(deployment, str(error))
         else:
-            old, served.triton, served.container = served.triton, triton, container
-            record |= {"ready": True, "pid": triton.pod.pid, "argv": triton.arguments}
-            record["environment"] = triton.environment
-            if refused := isolation_refused():
-                record["untested"] = f"the addresses that the container listens on: no network namespace, {refused}"
+            record |= {"ready": True, **triton.record()}
+            old, served.triton = served.triton, triton
             if old:
                 old.stop()
         self._record(key).write_text(json.dumps(record, indent=2))
 
+    def _check(self, bucket: str, prefix: str, folder: Path) -> None:
+        """Hold what Triton is going to read against its digest."""
+        gcs: Any = storage.Client("local", AnonymousCredentials(), client_options={"api_endpoint": self._gcs})
+        blobs = ((blob.name, blob.download_to_filename) for blob in gcs.list_blobs(bucket, prefix=prefix))
+        fetch_repository(blobs, prefix, folder)
+        shutil.rmtree(folder)
+
     def _launch(self, container: Json, log: Path) -> Triton:
-        arguments = kubernetes_arguments(container)
-        if isolation_refused():
-            arguments += [f"--{server}-address={LOOPBACK}" for server in ("http", "grpc", "metrics")]
-        ready = _readiness(container)
+        environment = {one["name"]: one["value"] for one in container.get("env", [])}
+        probe: Json = container.get("readinessProbe", {}).get("httpGet", {})
+        ready_port = _port(container, probe.get("port", HTTP_PORT))
         return Triton(
             self._installed,
-            arguments,
-            {**_environment(container), "CLOUD_STORAGE_EMULATOR_ENDPOINT": self._gcs},
-            ports=sorted({ready[0], *(one["containerPort"] for one in container.get("ports", []))}),
-            ready=ready,
+            kubernetes_arguments(container),
+            {**environment, "CLOUD_STORAGE_EMULATOR_ENDPOINT": self._gcs},
+            ports=sorted({ready_port, *(one["containerPort"] for one in container.get("ports", []))}),
+            ready=(ready_port, probe.get("path", "/v2/health/ready")),
             seconds=_STARTUP_SECONDS,
             log=log,
             outbound=[urlsplit(self._gcs).port or 80],
         )
 
-    def _check(self, bucket: str, prefix: str, folder: Path) -> None:
-        """Hold what Triton is going to read against its digest."""
-        shutil.rmtree(folder, ignore_errors=True)
-        gcs: Any = storage.Client("local", AnonymousCredentials(), client_options={"api_endpoint": self._gcs})
-        for blob in gcs.list_blobs(bucket, prefix=f"{prefix}/"):
-            path = folder / blob.name.removeprefix(f"{prefix}/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            blob.download_to_filename(str(path))
-        if not folder.exists():
-            raise TritonError(f"gs://{bucket}/{prefix} has no objects: upload the model repository first")
-        check_repository(folder, prefix.rpartition("/")[2])
-        shutil.rmtree(folder)
-
     def _follow_services(self, deployments: dict[str, Json]) -> None:
         """Listen at each address of each Service of type LoadBalancer, and nowhere else."""
         services = _items(self._core.list_service_for_all_namespaces)
-        wanted: dict[Address, tuple[str, int | str]] = {
-            (ingress["ip"], port["port"]): (key, port.get("targetPort", port["port"]))
+        self._targets = {
+            (ingress["ip"], port["port"]): (key, _port(_container(deployment), port.get("targetPort", port["port"])))
             for key, deployment in deployments.items()
             for service in services
             if _selects(service, deployment)
             for ingress in service["status"]["loadBalancer"].get("ingress", [])
             for port in service["spec"]["ports"]
         }
-        for address in self._relays.keys() - wanted.keys():
+        for address in self._relays.keys() - self._targets.keys():
             self._relays.pop(address)()
-        for address in wanted.keys() - self._relays.keys():
-            key, target = wanted[address]
+        for address in self._targets.keys() - self._relays.keys():
             try:
                 listener = socket.create_server(address)
             except OSError as error:
-                self._warn(deployments[key], f"its Service cannot listen on {address[0]}:{address[1]}: {error}")
-                continue
-            destination = functools.partial(self._destination, key, target)
-            self._relays[address] = relay_in_background(listener, destination)
+                deployment = deployments[self._targets[address][0]]
+                self._warn(deployment, f"its Service cannot listen on {address[0]}:{address[1]}: {error}")
+            else:
+                destination = functools.partial(self._destination, address)
+                self._relays[address] = relay_in_background(listener, destination)
 
-    def _destination(self, key: str, target: int | str) -> Address | None:
+    def _destination(self, address: Address) -> Address | None:
+        key, port = self._targets.get(address, ("", 0))
         served = self._served.get(key, _Served())
-        return served.triton and served.triton.pod.addresses.get(_port(served.container, target))
+        return served.triton and served.triton.pod.addresses.get(port)
 
     def _record(self, key: str) -> Path:
         return self._state / f"{key}.json"
@@ -199,38 +196,25 @@ class Node:
             return
         warnings.add(message)
         _LOG.error("%s: %s", _key(deployment), message)
-        name, namespace, now = metadata["name"], metadata["namespace"], datetime.now(UTC)
-        event = client.CoreV1Event(
-            metadata=client.V1ObjectMeta(generate_name=f"{name}."),
-            involved_object=client.V1ObjectReference(
-                api_version="apps/v1", kind="Deployment", name=name, namespace=namespace, uid=metadata["uid"]
-            ),
-            type="Warning",
-            reason="TritonFailed",
-            message=message[:1024],
-            source=client.V1EventSource(component="gke-node"),
-            first_timestamp=now,
-            last_timestamp=now,
-            count=1,
-        )
-        self._core.create_namespaced_event(namespace, event)
+        name, namespace, now = metadata["name"], metadata["namespace"], datetime.now(UTC).isoformat()
+        event: Json = {
+            "metadata": {"generateName": f"{name}."},
+            "involvedObject": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "namespace": namespace}
+            | {"uid": metadata["uid"]},
+            "type": "Warning",
+            "reason": "TritonFailed",
+            "message": message[:1024],
+            "source": {"component": "gke-node"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        untyped: Any = self._core
+        untyped.create_namespaced_event(namespace, event)
 
 
 def _items(list_all: Callable[..., Any]) -> list[Json]:
     return json.loads(list_all(_preload_content=False).data)["items"]
-
-
-def _runs_triton(deployment: Json) -> bool:
-    command = _container(deployment).get("command", [])
-    return bool(command) and Path(command[0]).name == "tritonserver"
-
-
-def _is_due(served: _Served, deployment: Json) -> bool:
-    """Whether a Triton is to be started: for a new template, or where the last one ended or failed a while ago."""
-    if served.tried != _template(deployment):
-        return True
-    runs = served.triton is not None and served.triton.pod.alive
-    return not runs and time.monotonic() > served.tried_at + _RETRY_SECONDS
 
 
 def _key(deployment: Json) -> str:
@@ -241,41 +225,21 @@ def _container(deployment: Json) -> Json:
     return deployment["spec"]["template"]["spec"]["containers"][0]
 
 
-def _template(deployment: Json) -> str:
-    return json.dumps(deployment["spec"]["template"], sort_keys=True)
-
-
-def _rolled_out(deployment: Json) -> bool:
-    """Whether the nodes would run its containers: the controller has seen this generation, and a pod is ready."""
-    status = deployment["status"]
-    return status.get("observedGeneration") == deployment["metadata"]["generation"] and bool(
-        status.get("readyReplicas")
-    )
+def _runs_triton(deployment: Json) -> bool:
+    command = _container(deployment).get("command", [])
+    return bool(command) and Path(command[0]).name == "tritonserver"
 
 
 def _repository(arguments: list[str]) -> tuple[str, str]:
     for argument in arguments:
         if match := re.fullmatch(r"--model-repository=gs://([^/]+)/(.+?)/?", argument):
-            return match[1], match[2]
+            return match[1], f"{match[2]}/"
     raise TritonError(f"no --model-repository=gs://BUCKET/models/NAME/DIGEST among {arguments}")
-
-
-def _environment(container: Json) -> dict[str, str]:
-    variables: list[Json] = container.get("env", [])
-    if derived := [one["name"] for one in variables if "valueFrom" in one]:
-        raise TritonError(f"env {', '.join(derived)}: the local node has no valueFrom; give plain values")
-    return {one["name"]: one.get("value", "") for one in variables}
 
 
 def _port(container: Json, number_or_name: int | str) -> int:
     named = {one.get("name"): one["containerPort"] for one in container.get("ports", [])}
     return int(named.get(number_or_name, number_or_name))
-
-
-def _readiness(container: Json) -> tuple[int, str]:
-    """The port and path by which kubelet would see that it is ready."""
-    probe: Json = container.get("readinessProbe", {}).get("httpGet", {})
-    return _port(container, probe.get("port", HTTP_PORT)), probe.get("path", "/v2/health/ready")
 
 
 def _selects(service: Json, deployment: Json) -> bool:
@@ -287,10 +251,6 @@ def _selects(service: Json, deployment: Json) -> bool:
     )
 
 
-def _end(*_: object) -> None:
-    sys.exit(0)
-
-
 def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m localcloud.gke_node")
     parser.add_argument("--kubeconfig", required=True, help="file for the cluster's administrator")
@@ -298,7 +258,7 @@ def _main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder for logs and records")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(0))
     untyped: Any = config
     node = Node(untyped.new_client_from_config(arguments.kubeconfig), arguments.gcs, arguments.state / "gke")
     try:

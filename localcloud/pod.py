@@ -17,7 +17,6 @@ import functools
 import json
 import os
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -91,7 +90,7 @@ class Pod:
         started, descriptors, _, _ = socket.recv_fds(self._control, 32, len(outbound))
         if not started:
             self.stop()
-            raise PodError(f"{argv[0]} did not start. {log} ends with: {tail(log)}")
+            raise PodError(f"{argv[0]} did not start. {log} ends with: {log.read_text()[-500:]}")
         self.pid = int(started)
         """The process id of the command, as the host sees it."""
         for descriptor, port in zip(descriptors, outbound, strict=False):
@@ -134,11 +133,6 @@ def free_port() -> int:
     """A port of the host's loopback on which nobody listens."""
     with socket.create_server((LOOPBACK, 0)) as sock:
         return sock.getsockname()[1]
-
-
-def tail(log: Path, size_bytes: int = 500) -> str:
-    """The end of ``log``, for an error's text."""
-    return log.read_bytes()[-size_bytes:].decode(errors="replace").strip()
 
 
 def relay_in_background(listener: socket.socket, destination: Callable[[], Address | None]) -> Callable[[], None]:
@@ -193,10 +187,8 @@ async def _run(argv: list[str], control: int, inbound: list[tuple[int, int]], ou
     command = await asyncio.create_subprocess_exec(_SETPRIV, "--pdeathsig", "KILL", *argv)
     socket.send_fds(host, [str(command.pid).encode()], [listener.fileno() for listener in listeners])
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(host, stop.set)  # readable only at its end: the host says nothing
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    # Readable only at its end: the host says nothing.
+    asyncio.get_running_loop().add_reader(host, stop.set)
     ended, stopped = asyncio.create_task(command.wait()), asyncio.create_task(stop.wait())
     await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not ended.done():

@@ -8,25 +8,20 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import psutil
+import requests
+
+from localcloud.toolchain import replace_file, tail
 
 _POLL_SECONDS = 0.05
 _TERMINATE_SECONDS = 5.0
-_ANSWER_SECONDS = 5.0
-_TAIL_LINES = 12
 _CLOCK_SECONDS = 2.0  # the kernel keeps creation times since boot, and its boot time moves when the clock is set
 
 # The processes that this one started, by pid: the parent takes the exit code, through whichever supervisor.
@@ -43,12 +38,10 @@ class Program:
 
     name: str
     argv: tuple[str, ...]
-    ready: Callable[[], bool]
+    ready: Callable[[], bool] = lambda: True
     """Whether it answers; called while it starts, and again to see whether it is healthy. Never raises."""
     ports: tuple[int, ...] = ()
     """Ports on 127.0.0.1 that it listens on: they must be free before it starts."""
-    environment: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Added to this process's own."""
     deadline_seconds: float = 60.0
 
 
@@ -57,6 +50,9 @@ class _Record:
     pid: int
     create_time: float
     argv: list[str]
+
+    def is_of(self, process: psutil.Process) -> bool:
+        return abs(process.create_time() - self.create_time) < _CLOCK_SECONDS
 
 
 class Supervisor:
@@ -69,9 +65,16 @@ class Supervisor:
     def __init__(self, state: Path) -> None:
         self.state = state
 
-    def log_path(self, name: str) -> Path:
-        """The file that takes the process's standard output and error."""
-        return self.state / "logs" / f"{name}.log"
+    def bring_up(self, programs: Iterable[Program]) -> list[str]:
+        """Start what does not run, wait until all are ready; return the names of what was started.
+
+        Raises:
+            SupervisorError: a port is in use, or a program is missing, died or is not ready in time.
+        """
+        started = [program.name for program in programs if self.start(program)]
+        for program in programs:
+            self.wait(program)
+        return started
 
     def start(self, program: Program) -> bool:
         """Start the process unless it runs already with the same arguments; return whether it was started.
@@ -85,12 +88,23 @@ class Supervisor:
         self.stop([program.name])
         for port in program.ports:
             _check_free(port, program.name)
-        log = self.log_path(program.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output, _interrupt_deferred():
-            child = _launch(program, self.state, output)
+        for file in (self._log(program.name), self._file(program.name)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        with self._log(program.name).open("ab") as output, _interrupt_deferred():
+            try:
+                child = subprocess.Popen(
+                    program.argv,
+                    cwd=self.state,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise SupervisorError(f"{program.name}: cannot run {program.argv[0]}: {error.strerror}") from error
             _children[child.pid] = child
-            self._write(program, child.pid)
+            record = _Record(child.pid, psutil.Process(child.pid).create_time(), list(program.argv))
+            replace_file(self._file(program.name), json.dumps(vars(record), indent=2), 0o644)
         return True
 
     def wait(self, program: Program) -> None:
@@ -100,12 +114,13 @@ class Supervisor:
             SupervisorError: it died, or was not ready in time.
         """
         deadline = time.monotonic() + program.deadline_seconds
-        while not program.ready():
+        log = self._log(program.name)
+        while not (self.alive(program.name) and program.ready()):
             if not self.alive(program.name):
-                raise SupervisorError(f"{program.name} died{self._exit(program.name)}{self._tail(program.name)}")
+                raise SupervisorError(f"{program.name} died{self._exit(program.name)}\n{tail(log)}\nlog: {log}")
             if time.monotonic() > deadline:
                 late = f"{program.name} is not ready after {program.deadline_seconds:.0f} s"
-                raise SupervisorError(f"{late}{self._tail(program.name)}")
+                raise SupervisorError(f"{late}\n{tail(log)}\nlog: {log}")
             time.sleep(_POLL_SECONDS)
 
     def alive(self, name: str) -> bool:
@@ -117,7 +132,7 @@ class Supervisor:
         """The process's name, state (`running`, `not ready` or `stopped`), and its id and ports, or its log."""
         record = self._record(program.name)
         if record is None or _leader(record) is None:
-            return program.name, "stopped", f"log: {self.log_path(program.name)}"
+            return program.name, "stopped", f"log: {self._log(program.name)}"
         where = ", ".join(f"127.0.0.1:{port}" for port in program.ports)
         return program.name, "running" if program.ready() else "not ready", f"pid {record.pid} {where}".strip()
 
@@ -128,14 +143,14 @@ class Supervisor:
     def stop(self, names: Iterable[str]) -> None:
         """Stop processes, together with every process of their sessions: ask first, kill what has not gone in 5 s."""
         records = {name: record for name in names if (record := self._record(name))}
-        members = [member for record in records.values() for member in _members(record)]
         leaders = [leader for record in records.values() if (leader := _leader(record))]
+        # Before the leaders go, for those that they start until then, and after.
+        members = {member for record in records.values() for member in _members(record)}
         for leader in leaders:
             with suppress(psutil.NoSuchProcess):
                 leader.terminate()
         _wait_until_gone(leaders)
-        # Read again: a leader may have started processes since.
-        members = {*members, *(member for record in records.values() for member in _members(record))}
+        members |= {member for record in records.values() for member in _members(record)}
         for member in members:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
@@ -145,55 +160,26 @@ class Supervisor:
             if child := _children.pop(record.pid, None):
                 child.wait()
 
+    def _log(self, name: str) -> Path:
+        return self.state / "logs" / f"{name}.log"
+
     def _file(self, name: str) -> Path:
         return self.state / "pids" / f"{name}.json"
 
     def _record(self, name: str) -> _Record | None:
-        try:
+        with suppress(FileNotFoundError):
             return _Record(**json.loads(self._file(name).read_text()))
-        except FileNotFoundError:
-            return None
-
-    def _write(self, program: Program, pid: int) -> None:
-        file = self._file(program.name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        created = psutil.Process(pid).create_time()
-        fresh = file.with_suffix(".new")
-        fresh.write_text(json.dumps({"pid": pid, "create_time": created, "argv": list(program.argv)}, indent=2))
-        fresh.replace(file)
+        return None
 
     def _exit(self, name: str) -> str:
         record = self._record(name)
         child = _children.get(record.pid) if record else None
         return f" (exit code {child.wait()})" if child else ""
 
-    def _tail(self, name: str) -> str:
-        log = self.log_path(name)
-        lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:] if log.exists() else []
-        return "\n".join(["", *(f"  {line}" for line in lines), f"log: {log}"])
-
-
-def _launch(program: Program, folder: Path, output: BinaryIO) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            program.argv,
-            cwd=folder,
-            env=os.environ | program.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise SupervisorError(f"{program.name}: cannot run {program.argv[0]}: {error.strerror}") from error
-
 
 @contextmanager
 def _interrupt_deferred() -> Generator[None]:
-    """Let Ctrl-C wait until a process that was started is on record; it only ever interrupts the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Let Ctrl-C wait until a process that was started is on record."""
     received: list[int] = []
     previous = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
@@ -205,11 +191,28 @@ def _interrupt_deferred() -> Generator[None]:
 
 
 def _leader(record: _Record) -> psutil.Process | None:
-    try:
+    with suppress(psutil.NoSuchProcess):
         process = psutil.Process(record.pid)
-        return process if _is(process, record) and _runs(process) else None
-    except psutil.NoSuchProcess:
-        return None
+        return process if record.is_of(process) and _runs(process) else None
+    return None
+
+
+def _members(record: _Record) -> list[psutil.Process]:
+    """Every process of the session that the recorded process led, itself included, dead leader or not.
+
+    The kernel gives no new process the id of a session that still has members: where another process has the id, or the
+    machine was started anew since, none is left.
+    """
+    with suppress(psutil.NoSuchProcess):
+        if record.create_time < psutil.boot_time() - _CLOCK_SECONDS or not record.is_of(psutil.Process(record.pid)):
+            return []
+    return [process for process in psutil.process_iter() if _session(process.pid) == record.pid]
+
+
+def _session(pid: int) -> int | None:
+    with suppress(OSError):  # it has gone, or is another user's
+        return os.getsid(pid)
+    return None
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -225,62 +228,37 @@ def _wait_until_gone(processes: Iterable[psutil.Process]) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _is(process: psutil.Process, record: _Record) -> bool:
-    return abs(process.create_time() - record.create_time) < _CLOCK_SECONDS
-
-
-def _members(record: _Record) -> list[psutil.Process]:
-    """Every process of the session that the recorded process led, itself included, dead leader or not.
-
-    The kernel gives no new process the id of a session that still has members: where another process has the id, or the
-    machine was started anew since, none is left.
-    """
-    if record.create_time < psutil.boot_time() - _CLOCK_SECONDS:
-        return []
-    with suppress(psutil.NoSuchProcess):
-        if not _is(psutil.Process(record.pid), record):
-            return []
-    return [process for process in psutil.process_iter() if _session(process.pid) == record.pid]
-
-
-def _session(pid: int) -> int | None:
+def answers(url: str, session: requests.Session | None = None) -> bool:
+    """Whether an HTTP server on loopback answers without an error: for `Program.ready`."""
     try:
-        return os.getsid(pid)
-    except OSError:  # it has gone, or is another user's
-        return None
+        return (session or loopback_session()).get(url, timeout=5).ok
+    except requests.RequestException:
+        return False
 
 
-def answers(url: str, tls: ssl.SSLContext | None = None) -> bool:
-    """Whether an HTTP server on loopback answers 200: for `Program.ready`."""
-    address = urlsplit(url)
-    options: dict[str, Any] = {"host": address.hostname, "port": address.port, "timeout": _ANSWER_SECONDS}
-    with closing(HTTPSConnection(**options, context=tls) if tls else HTTPConnection(**options)) as connection:
-        try:
-            connection.request("GET", address.path)
-            return connection.getresponse().status == HTTPStatus.OK
-        except (OSError, HTTPException):
-            return False
+def loopback_session() -> requests.Session:
+    """An HTTP client that no proxy of the environment comes between."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
 
 
 def port_is_free(port: int) -> bool:
     """Whether a server could listen on 127.0.0.1 at this port now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def _check_free(port: int, name: str) -> None:
     if port_is_free(port):
         return
-    holder = "a process that this user may not see"
-    for connection in psutil.net_connections("tcp"):
-        listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-        if listens and connection.pid:
-            holder = f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    holders = (
+        f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr[1:] == (port,)
+    )
+    holder = next(holders, "a process that this user may not see")
     raise SupervisorError(
         f"port {port} on 127.0.0.1, which {name} needs, is in use by {holder}: stop that process, or, if it is of "
         "another checkout's local cloud, run `make down` there"

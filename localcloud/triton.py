@@ -11,20 +11,20 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from localcloud.pod import Pod, tail
+from localcloud.pod import LOOPBACK, Pod, isolation_refused
+from localcloud.toolchain import tail
 from model_repo.manifest import MANIFEST_NAME, Manifest
 
 SAGEMAKER_PORT = 8080
 HTTP_PORT = 8000
 
 _BACKENDS = Path(__file__).parent / "backends"
-_NO_GPU = "CudaDriverHelper has not been initialized."
-"""An error in the log of every Triton on a machine without a GPU; nothing is wrong."""
 
 
 class TritonError(RuntimeError):
@@ -43,28 +43,22 @@ class TritonInstall:
 
 
 def install(folder: Path) -> TritonInstall:
-    """Lay out a Triton in ``folder`` from the installed ``nvidia-pytriton`` and our backends.
-
-    Args:
-        folder: Made anew on each call.
+    """Lay out a Triton in ``folder``, made anew, from the installed ``nvidia-pytriton`` and our backends.
 
     Raises:
-        TritonError: The wheel, its stub for this Python or libpython is missing.
+        TritonError: The wheel or libpython is missing.
     """
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise TritonError("nvidia-pytriton is not installed, so there is no tritonserver. Run: uv sync --group local")
+    site_packages = Path(spec.origin).parents[1]
+    server = site_packages / "pytriton/tritonserver"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    wheel = _wheel()
-    server = wheel / "pytriton/tritonserver"
-    stub = server / f"python_backend_stubs/{version}/triton_python_backend_stub"
-    if not stub.exists():
-        offered = ", ".join(sorted(path.name for path in stub.parents[1].iterdir()))
-        raise TritonError(
-            f"Python {version}: nvidia-pytriton has no stub for it, only for {offered}. Use one of these."
-        )
     shutil.rmtree(folder, ignore_errors=True)
     # Copies: Triton refuses a backend's library that is a link out of the backend's folder.
     shutil.copytree(_BACKENDS, folder / "backends", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(server / "backends/python", folder / "backends/python")
-    shutil.copy2(stub, folder / "backends/python")
+    shutil.copy2(server / f"python_backend_stubs/{version}/triton_python_backend_stub", folder / "backends/python")
     return TritonInstall(
         binary=server / "bin/tritonserver",
         options=(
@@ -74,32 +68,24 @@ def install(folder: Path) -> TritonInstall:
             "--pinned-memory-pool-byte-size=0",
         ),
         environment={
-            "LD_LIBRARY_PATH": f"{wheel / 'nvidia_pytriton.libs'}:{_libpython(version).parent}",
+            "LD_LIBRARY_PATH": f"{site_packages / 'nvidia_pytriton.libs'}:{_libpython(version).parent}",
             # The stub takes its packages, onnxruntime among them, from the first python3 on PATH.
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
         },
     )
 
 
-def _wheel() -> Path:
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or spec.origin is None:
-        raise TritonError("nvidia-pytriton is not installed, so there is no tritonserver. Run: uv sync --group local")
-    return Path(spec.origin).parents[1]
-
-
 def _libpython(version: str) -> Path:
     """The shared library that the Python backend's stub is linked to."""
     name = f"libpython{version}.so.1.0"
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"/usr/lib/{multiarch}"]
-    for folder in folders:
-        if folder and (path := Path(folder) / name).exists():
-            return path
-    raise TritonError(
-        f"{name} is in none of {', '.join(map(str, folders))}, and Triton's Python backend needs it. "
-        f"Use a Python with a shared library: uv python install {version}, or apt-get install libpython{version}."
-    )
+    folders = (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", "/usr/lib/x86_64-linux-gnu")
+    found = [path for folder in folders if folder and (path := Path(folder) / name).exists()]
+    if not found:
+        raise TritonError(
+            f"{name} is in none of {', '.join(map(str, folders))}, and Triton's Python backend needs it. "
+            f"Use a Python with a shared library: uv python install {version}, or apt-get install libpython{version}."
+        )
+    return found[0]
 
 
 def sagemaker_arguments(environment: Mapping[str, str], repository: Path) -> list[str]:
@@ -185,6 +171,26 @@ def kubernetes_arguments(container: Mapping[str, Any]) -> list[str]:
     return command[1:]
 
 
+def fetch_repository(objects: Iterable[tuple[str, Callable[[str], object]]], prefix: str, folder: Path) -> None:
+    """Download a model repository, and hold it against its digest.
+
+    Args:
+        objects: Of the bucket under ``prefix``: the key, and what writes the object to a path.
+        prefix: ``models/NAME/DIGEST/``.
+        folder: Where to, made anew.
+
+    Raises:
+        TritonError: The bytes are not those of the digest.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for key, download in objects:
+        path = folder / key.removeprefix(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(str(path))
+    check_repository(folder, prefix.split("/")[-2])
+
+
 def check_repository(folder: Path, digest: str) -> None:
     """Hold downloaded model data against the digest under which it was published.
 
@@ -197,9 +203,7 @@ def check_repository(folder: Path, digest: str) -> None:
     """
     path = folder / MANIFEST_NAME
     if not path.exists():
-        raise TritonError(
-            f"no {MANIFEST_NAME} beside the model folders: publish the repository under models/NAME/DIGEST"
-        )
+        raise TritonError(f"no {MANIFEST_NAME} beside the model folders: publish the repository as models/NAME/DIGEST")
     manifest = Manifest.from_bytes(path.read_bytes())
     differences = manifest.check_folder(folder)
     if manifest.digest != digest:
@@ -238,7 +242,9 @@ class Triton:
         log: Path,
         outbound: Sequence[int] = (),
     ) -> None:
-        self.arguments = [str(installed.binary), *arguments, *installed.options]
+        # Without a namespace of its own, it must not listen on other interfaces. Later options win.
+        only = [f"--{server}-address={LOOPBACK}" for server in ("http", "grpc", "metrics") if isolation_refused()]
+        self.arguments = [str(installed.binary), *arguments, *only, *installed.options]
         self.environment = {**installed.environment, **environment}
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -253,42 +259,42 @@ class Triton:
             self.stop()
             raise TritonError(f"Triton {how}: {self._failure()}. Log: {log}")
 
+    def record(self) -> dict[str, Any]:
+        """What runs, and what of it cannot be shown on this machine."""
+        refused = isolation_refused()
+        untested = refused and f"the addresses that it would listen on: no network namespace, {refused}"
+        process = {"pid": self.pod.pid, "argv": self.arguments, "environment": self.environment}
+        return {**process, "untested": untested}
+
     def request(
         self, port: int, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send one HTTP request to a port inside.
-
-        Returns:
-            Status, headers and body.
+        """Send one HTTP request to a port inside; return status, headers and body.
 
         Raises:
-            OSError: It is not reached, or silent for 60 s, the longest that SageMaker waits for a container:
+            TritonError: It is not reached, or silent for 60 s, the longest that SageMaker waits for a container:
                 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html.
-            http.client.HTTPException: It closed the connection.
         """
-        connection = http.client.HTTPConnection(*self.pod.addresses[port], timeout=60)
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            response = connection.getresponse()
-            return response.status, dict(response.headers), response.read()
-        finally:
-            connection.close()
+        with closing(http.client.HTTPConnection(*self.pod.addresses[port], timeout=60)) as connection:
+            try:
+                connection.request(method, path, body, dict(headers or {}))
+                response = connection.getresponse()
+                return response.status, dict(response.headers), response.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise TritonError(f"the container does not answer: {error!r}. Log: {self.log}") from error
+
+    def stop(self) -> None:
+        """Stop it, letting requests in flight finish."""
+        self.pod.stop()
 
     def _answers(self, port: int, path: str) -> bool:
         try:
             return self.request(port, "GET", path)[0] == http.client.OK
-        except (OSError, http.client.HTTPException):
+        except TritonError:
             return False
 
     def _failure(self) -> str:
         """What Triton's log says went wrong."""
         # E1122 10:12:44.005406 371 model_lifecycle.cc:654] "failed to load 'bert' version 1: …\n\nAt:\n <Python stack>"
-        text = self.log.read_text(errors="replace")
-        pattern = r"^(?:E\d{4} \S+ \d+ \S+\] |error: )\"?(.*?)(?:\\n\\nAt:.*)?;?\"?$"
-        errors = [error for error in re.findall(pattern, text, re.MULTILINE) if error != _NO_GPU]
-        about_models = [error for error in errors if error.startswith(("Poll failed", "failed to load"))]
-        return "; ".join(about_models or errors[-1:]) or tail(self.log)
-
-    def stop(self) -> None:
-        """Stop it, letting requests in flight finish."""
-        self.pod.stop()
+        pattern = r"\"?((?:Poll failed|failed to load).*?)(?:\\n\\nAt:.*)?;?\"?$"
+        return "; ".join(re.findall(pattern, self.log.read_text(errors="replace"), re.MULTILINE)) or tail(self.log)

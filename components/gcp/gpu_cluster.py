@@ -7,6 +7,7 @@ import pulumi_gcp as gcp
 import yaml
 
 from capacity.planner import InstancePlan
+from components.gcp.account_id import account_id
 from components.gcp.network import PODS_RANGE, SERVICES_RANGE
 from components.gcp.t4_zones import T4_ZONES
 
@@ -41,7 +42,7 @@ class GpuCluster(pulumi.ComponentResource):
         super().__init__("triton-stack:gcp:GpuCluster", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
         account = gcp.serviceaccount.Account(
-            f"{name}-nodes", account_id=_account_id(name, "nodes"), display_name=f"Nodes of {name}", opts=child
+            f"{name}-nodes", account_id=account_id(name, "nodes"), display_name=f"Nodes of {name}", opts=child
         )
         # https://cloud.google.com/kubernetes-engine/docs/how-to/hardening-your-cluster#use_least_privilege_sa
         role = gcp.projects.IAMMember(
@@ -78,7 +79,8 @@ class GpuCluster(pulumi.ComponentResource):
         on_cluster = pulumi.ResourceOptions(parent=self, depends_on=[role])
         gcp.container.NodePool(
             f"{name}-system",
-            cluster=cluster.id,
+            location=args["region"],
+            cluster=cluster.name,
             node_count=1,
             management={"auto_repair": True, "auto_upgrade": True},
             node_config={**_node_config(account.email), "machine_type": "e2-standard-2"},
@@ -87,7 +89,8 @@ class GpuCluster(pulumi.ComponentResource):
         plan = args["plan"]
         gcp.container.NodePool(
             f"{name}-t4",
-            cluster=cluster.id,
+            location=args["region"],
+            cluster=cluster.name,
             node_locations=[f"{args['region']}-{letter}" for letter in T4_ZONES[args["region"]]],
             # ANY: T4s run out zone by zone, so a node is taken from wherever there is one.
             autoscaling={
@@ -122,11 +125,6 @@ class GpuCluster(pulumi.ComponentResource):
             authority=cluster.master_auth.apply(lambda auth: auth.cluster_ca_certificate),
         ).apply(lambda values: kubeconfig(values["name"], values["server"], values["authority"]))
         self.register_outputs({"cluster_name": self.cluster_name, "kubeconfig": self.kubeconfig})
-
-
-def _account_id(name: str, suffix: str) -> str:
-    """A service account id of 6 to 30 characters that ends in `suffix`."""
-    return f"{name[: 29 - len(suffix)].rstrip('-')}-{suffix}"
 
 
 def _node_config(account_email: pulumi.Output[str]) -> gcp.container.NodePoolNodeConfigArgsDict:

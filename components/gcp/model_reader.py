@@ -5,6 +5,8 @@ from typing import TypedDict
 import pulumi
 import pulumi_gcp as gcp
 
+from components.gcp.account_id import account_id
+
 
 class ModelReaderArgs(TypedDict):
     """Who reads which bucket."""
@@ -27,7 +29,7 @@ class ModelReader(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         account = gcp.serviceaccount.Account(
             f"{name}-account",
-            account_id=f"{name[:30]}".rstrip("-"),
+            account_id=account_id(name, "account"),
             display_name="Tritons that read models",
             opts=child,
         )

@@ -10,6 +10,9 @@ from capacity.planner import InstancePlan
 REQUESTS_METRIC = "triton_requests_per_minute"
 """Custom metric of a pod: the rate of `nv_inference_request_success`, per minute."""
 
+# Thousandths in each unit, the largest first.
+_QUANTITY_SIZES = (("M", 10**9), ("k", 10**6), ("", 10**3))
+
 
 class TritonScalingArgs(TypedDict):
     """Whose pods are scaled, and by what plan."""
@@ -57,4 +60,6 @@ class TritonScaling(pulumi.ComponentResource):
 
 def _quantity(value: float) -> str:
     """A Kubernetes quantity, in the form in which the API server gives it back."""
-    return f"{value:g}" if value.is_integer() else f"{round(value * 1000)}m"
+    thousandths = round(value * 1000)
+    suffix, size = next((each for each in _QUANTITY_SIZES if thousandths % each[1] == 0), ("m", 1))
+    return f"{thousandths // size}{suffix}"

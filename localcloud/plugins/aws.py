@@ -93,9 +93,10 @@ def to_aws(value: Value, shape: Value, where: str) -> Value:
                     raise ProviderError(f"{where}: the local stand-in for the aws provider does not carry out {key}.")
                 sent[member] = to_aws(item, shape.members[member], f"{where}.{key}")
             return sent
-        case "list" if isinstance(value, dict) and (label := _label(shape.member)):
-            return [{label: key, "Value": item} for key, item in cast("Object", value).items()]
         case "list":
+            label = _label(shape.member)
+            if isinstance(value, dict) and label:
+                value = [{label: key, "Value": item} for key, item in cast("Object", value).items()]
             items = cast("list[Value]", value if isinstance(value, list) else [value])
             return [to_aws(item, shape.member, where) for item in items]
         case "float" | "double":

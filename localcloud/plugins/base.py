@@ -49,6 +49,10 @@ class ProviderError(RuntimeError):
     """Something that the user must read; its text is shown as it is."""
 
 
+class NotLoopbackError(ProviderError):
+    """The endpoint is not on this machine."""
+
+
 class InitializationError(ProviderError):
     """The resource exists but did not become ready: the engine keeps it in the state and tries again."""
 
@@ -179,7 +183,7 @@ def require_loopback(package: str, endpoint: str | None, setting: str) -> str:
     """Return the endpoint if it is on this machine.
 
     Raises:
-        ProviderError: it is not set, or not on a loopback address.
+        NotLoopbackError: it is not set, or not on a loopback address.
     """
     host = urlsplit(endpoint or "").hostname or ""
     try:
@@ -187,7 +191,7 @@ def require_loopback(package: str, endpoint: str | None, setting: str) -> str:
             return cast("str", endpoint)
     except ValueError:
         pass  # a name, or nothing
-    raise ProviderError(
+    raise NotLoopbackError(
         f'The local stand-in for the {package} provider speaks to this machine only; {setting} is "{endpoint or ""}".'
         f" Set it to an address on 127.0.0.1 for the local stack; for a real cloud install the official plugin:"
         f" pulumi plugin install resource {package} {importlib.metadata.version(f'pulumi-{package}')}"
@@ -343,12 +347,12 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer, ABC):
         if kind.name and news.get(kind.name) is None:
             prefix = news.get(f"{kind.name}Prefix")
             new = self.automatic_name(kind, prefix or f"{request.name}-", request.randomSeed)
-            news[kind.name] = olds[kind.name] if self.is_named(olds, kind) else new
+            news[kind.name] = olds[kind.name] if self.is_named(olds) else new
             news[DEFAULTS] = [kind.name]
 
-    def is_named(self, inputs: Object, kind: Kind) -> bool:
+    def is_named(self, inputs: Object) -> bool:
         """Say whether the resource has an automatic name."""
-        return kind.name in inputs.get(DEFAULTS, ())
+        return DEFAULTS in inputs
 
     @_reported
     def Diff(self, request: provider_pb2.DiffRequest, context: grpc.ServicerContext) -> provider_pb2.DiffResponse:
@@ -368,7 +372,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer, ABC):
 
     def collides(self, kind: Kind, olds: Object, news: Object) -> bool:
         """Say whether a replacement would have the name of what it replaces, which must then go first."""
-        return bool(kind.name) and not self.is_named(news, kind) and olds.get(kind.name) == news.get(kind.name)
+        return bool(kind.name) and not self.is_named(news) and olds.get(kind.name) == news.get(kind.name)
 
     @_reported
     def Create(self, request: provider_pb2.CreateRequest, context: grpc.ServicerContext) -> provider_pb2.CreateResponse:
@@ -480,6 +484,7 @@ def _failures(of: schema.Schema, inputs: Object) -> list[provider_pb2.CheckFailu
 
 def serve(provider: Provider) -> None:
     """Serve a provider on a free loopback port, which is printed, until the engine that started it is gone."""
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # all that it calls is on this machine
     engine = os.getppid()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # how the engine ends a plugin, which has a process group of its own

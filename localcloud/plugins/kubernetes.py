@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 from localcloud.plugins.base import (
     InitializationError,
     Kind,
+    NotLoopbackError,
     Object,
     Provider,
     ProviderError,
@@ -58,12 +59,13 @@ class Api:
     """
 
     def __init__(self, kubeconfig: Object, context: str | None) -> None:
-        from kubernetes import config  # noqa: PLC0415 - half a second that an offline preview does not need
-        from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415 - as above
+        # half a second that an offline preview does not need
+        from kubernetes import config  # noqa: PLC0415
 
+        load = cast("Any", config)  # it has no types
         try:
-            client: Value = config.new_client_from_config_dict(kubeconfig, context, persist_config=False)
-        except ConfigException as error:
+            client = load.new_client_from_config_dict(kubeconfig, context, persist_config=False)
+        except load.ConfigException as error:
             raise ProviderError(f"kubernetes:kubeconfig cannot be used: {error}") from error
         settings = client.configuration
         self._host = require_loopback("kubernetes", settings.host, "the server in kubernetes:kubeconfig")
@@ -150,18 +152,18 @@ class Kubernetes(Provider):
         metadata = news.setdefault("metadata", {})
         if metadata != UNKNOWN and not metadata.get("name") and not metadata.get("generateName"):
             digits = f"{random.Random(request.randomSeed or None).getrandbits(32):08x}"  # noqa: S311 - unique, not secret
-            old = olds["metadata"]["name"] if self.is_named(olds, Kind()) else None
+            old = olds["metadata"]["name"] if self.is_named(olds) else None
             metadata["name"] = old or f"{request.name[:54].lower()}-{digits}"
             metadata.setdefault("annotations", {})[AUTONAMED] = "true"
 
-    def is_named(self, inputs: Object, kind: Kind) -> bool:
+    def is_named(self, inputs: Object) -> bool:
         """Say whether the object has an automatic name."""
         return _annotation(inputs, AUTONAMED) == "true"
 
-    def collides(self, kind: Kind, olds: Object, news: Object) -> bool:
+    def collides(self, kind: Kind, olds: Object, news: Object) -> bool:  # noqa: ARG002 - every kind's name is there
         """Say whether the new object would have the old one's name and namespace."""
         before, after = ([each["metadata"].get(key) for key in ("name", "namespace")] for each in (olds, news))
-        return not self.is_named(news, kind) and before == after
+        return not self.is_named(news) and before == after
 
     def api(self) -> Api:
         """Return the API server that the provider's settings, or KUBECONFIG, name."""
@@ -204,7 +206,7 @@ class Kubernetes(Provider):
             return None
         try:
             return _visible(self._apply(manifest, manager, dryRun="All"))
-        except HTTPError:
+        except (HTTPError, NotLoopbackError):
             return None
         except ApiError as error:
             if error.status == 404:  # noqa: PLR2004 - Not Found
@@ -321,39 +323,29 @@ def is_ready(live: Object) -> bool:
     """
     spec: Object = live.get("spec") or {}
     status: Object = live.get("status") or {}
-    conditions = {each["type"]: each for each in status.get("conditions", ())}
+    conditions: dict[str, Object] = {each["type"]: each for each in status.get("conditions", ())}
+    true = {name for name, condition in conditions.items() if condition["status"] == "True"}
+    progress = conditions.get("Progressing", {})
+    if progress.get("reason") == "ProgressDeadlineExceeded" or (live.get("kind") == "Job" and "Failed" in true):
+        raise ProviderError(conditions.get("Failed", progress).get("message", "it failed"))
 
-    def true(condition: str) -> bool:
-        return conditions.get(condition, {}).get("status") == "True"
+    def counts(*names: str) -> set[int]:
+        return {status.get(name, 0) for name in names}
 
     seen = status.get("observedGeneration", 0) >= live.get("metadata", {}).get("generation", 0)
-    match live.get("kind"):
-        case "Deployment":
-            if seen and conditions.get("Progressing", {}).get("reason") == "ProgressDeadlineExceeded":
-                raise ProviderError(conditions["Progressing"]["message"])
-            counts = [status.get(each, 0) for each in ("replicas", "updatedReplicas", "availableReplicas")]
-            return seen and true("Available") and counts == [spec.get("replicas", 1)] * 3
-        case "StatefulSet":
-            return seen and status.get("readyReplicas", 0) == status.get("updatedReplicas", 0) == spec.get(
-                "replicas", 1
-            )
-        case "DaemonSet":
-            wanted = status.get("desiredNumberScheduled", 0)
-            return seen and status.get("numberReady", 0) == status.get("updatedNumberScheduled", 0) == wanted
-        case "Service":
-            return spec.get("type") != "LoadBalancer" or bool(status.get("loadBalancer", {}).get("ingress"))
-        case "Pod":
-            return true("Ready") or status.get("phase") == "Succeeded"
-        case "Job":
-            if true("Failed"):
-                raise ProviderError(conditions["Failed"].get("message", "it failed"))
-            return true("Complete")
-        case "PersistentVolumeClaim":
-            return status.get("phase") == "Bound"
-        case "CustomResourceDefinition":
-            return true("Established")
-        case _:
-            return True
+    wanted = {spec.get("replicas", 1)}
+    ready = {
+        "Deployment": seen and "Available" in true
+        and counts("replicas", "updatedReplicas", "availableReplicas") == wanted,
+        "StatefulSet": seen and counts("readyReplicas", "updatedReplicas") == wanted,
+        "DaemonSet": seen and counts("numberReady", "updatedNumberScheduled") == counts("desiredNumberScheduled"),
+        "Service": spec.get("type") != "LoadBalancer" or bool(status.get("loadBalancer", {}).get("ingress")),
+        "Pod": "Ready" in true or status.get("phase") == "Succeeded",
+        "Job": "Complete" in true,
+        "PersistentVolumeClaim": status.get("phase") == "Bound",
+        "CustomResourceDefinition": "Established" in true,
+    }  # fmt: skip
+    return ready.get(live.get("kind", ""), bool(live))
 
 
 def _manifest(resource: Resource) -> Object:
@@ -369,8 +361,9 @@ def _manifest(resource: Resource) -> Object:
 
 
 def _annotation(manifest: Object, name: str) -> str | None:
-    metadata = manifest.get("metadata")
-    return (metadata.get("annotations") or {}).get(name) if isinstance(metadata, dict) else None
+    metadata = manifest.get("metadata", UNKNOWN)
+    annotations = metadata if metadata == UNKNOWN else metadata.get("annotations")
+    return cast("Object", annotations).get(name) if isinstance(annotations, dict) else None
 
 
 def _visible(live: Object) -> Object:
@@ -395,7 +388,7 @@ def _managed(old: Value, live: Value) -> Value:
         before, now = cast("list[Any]", old), cast("list[Any]", live)
         if len(before) == len(now):
             return [_managed(item, other) for item, other in zip(before, now, strict=True)]
-    return old if same(old, live) else live
+    return cast("Value", old if same(old, live) else live)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from localcloud.cloud import LocalCloud, Ports
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """A local cloud of its own, beside the user's."""
-    with LocalCloud(tmp_path_factory.mktemp("cloud"), Ports.free(), t4_nodes=2, triton=False) as local:
+    with LocalCloud(tmp_path_factory.mktemp("cloud"), Ports.free(), t4_nodes=6, triton=False) as local:
         yield local
 
 

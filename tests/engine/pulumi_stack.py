@@ -60,8 +60,12 @@ class Stack:
         return {step["urn"].rpartition("::")[2]: step["op"] for step in self.preview()}
 
     def up(self) -> dict[str, Any]:
-        """Update, without a preview before it, and return the outputs, secrets shown."""
+        """Update, without a preview before it, and return the outputs."""
         self.pulumi("up", "--yes", "--skip-preview", "--suppress-outputs")
+        return self.outputs()
+
+    def outputs(self) -> dict[str, Any]:
+        """Return the outputs, secrets shown."""
         return json.loads(self.pulumi("stack", "output", "--json", "--show-secrets"))
 
     def refresh(self) -> str:

@@ -104,7 +104,8 @@ def test_a_failed_replacement_keeps_what_there_was_and_what_is_gone_already_can_
         stack.up()
     assert stack.resources()["note"]["id"] == before["note"]["id"]
     assert s3.get_object(Bucket=bucket, Key="note")["Body"].read() == b"opensesame"
-    s3.delete_object(Bucket=bucket, Key="weights")
+    for version in s3.list_object_versions(Bucket=bucket, Prefix="weights")["Versions"]:
+        s3.delete_object(Bucket=bucket, Key="weights", VersionId=version["VersionId"])
     stack.destroy()
     assert stack.resources() == {}
     assert bucket not in [each["Name"] for each in s3.list_buckets()["Buckets"]]
@@ -131,6 +132,7 @@ def test_what_sagemaker_cannot_change_is_replaced_and_the_endpoint_moves_over(
         "target": "update",
     }
     outputs, after = stack.up(), stack.resources()
+    assert "opensesame" not in stack.pulumi("stack", "export")
     sagemaker = client(cloud, "sagemaker")
     assert after["endpoint"]["id"] == before["endpoint"]["id"]
     served = sagemaker.describe_endpoint(EndpointName=outputs["endpoint"])["EndpointConfigName"]

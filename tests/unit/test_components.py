@@ -32,7 +32,7 @@ from components.kubernetes.triton_deployment import TritonDeployment
 from components.kubernetes.triton_scaling import TritonScaling
 from model_repo.build import ModelArtifact
 
-Component = Callable[..., pulumi.ComponentResource]
+Component = type[pulumi.ComponentResource]
 Build = Callable[..., list[Registered]]
 
 NAME = "unit"
@@ -128,7 +128,7 @@ def build(recorder: Recorder, artifact: ModelArtifact) -> Build:
 
         @pulumi.runtime.test  # pyright: ignore[reportUnknownMemberType] - untyped in the SDK
         def program() -> None:
-            component(NAME, args) if args else component(NAME)
+            cast("Callable[..., object]", component)(NAME, *([args] if args else []))
 
         program()
         return [each for each in recorder.resources if not each.typ.startswith("triton-stack:")]
@@ -145,10 +145,13 @@ def as_json(registered: list[Registered]) -> list[str]:
     return sorted(json.dumps([r.typ, r.name, r.inputs], sort_keys=True, default=vars) for r in registered)
 
 
-def urns() -> list[str]:
+def urns(of: list[Registered]) -> list[str]:
+    """URNs of resources; such a name holds the type of the parent."""
     monitor = cast("Any", pulumi.runtime.settings.get_monitor())
-    registered: Mapping[str, object] = monitor.resources
-    return [urn for urn in registered if "::pulumi:" not in urn]
+    known: Mapping[str, object] = monitor.resources
+    names = {each.name for each in of}
+    types = {each.typ for each in of}
+    return [urn for urn in known if urn.split("::")[3] in names and urn.split("::")[2].split("$")[-1] in types]
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
@@ -173,13 +176,11 @@ def test_every_argument_reaches_a_resource(component: Component, key: str, build
 
 @pytest.mark.parametrize("component", ARGUMENTS)
 def test_children_are_named_after_their_component_and_have_it_as_parent(component: Component, build: Build) -> None:
-    build(component)
-    types = {urn.split("::")[2]: urn.split("::")[3] for urn in urns()}
-    (own,) = [each for each in types if each.startswith("triton-stack:") and "$" not in each]
-    assert types.pop(own) == NAME
-    assert types
-    assert {each.split("$")[0] for each in types} == {own}
-    assert not [name for name in types.values() if name != NAME and not name.startswith(f"{NAME}-")]
+    registered = build(component)
+    own = f"triton-stack:{component.__module__.split('.')[1]}:{component.__name__}"
+    assert registered
+    assert {urn.split("::")[2].split("$")[0] for urn in urns(registered)} == {own}
+    assert not [each.name for each in registered if not f"{each.name}-".startswith(f"{NAME}-")]
 
 
 @pytest.mark.parametrize("component", ARGUMENTS)

@@ -17,7 +17,10 @@ model = aws.sagemaker.Model(
     execution_role_arn=role.arn,
     primary_container={
         "image": "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.04-py3",
-        "environment": {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": config.get("model") or "bert"},
+        "environment": {
+            "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": config.get("model") or "bert",
+            "TOKEN": pulumi.Output.secret("opensesame"),
+        },
         "model_data_source": {
             "s3_data_sources": [
                 {

@@ -1,5 +1,7 @@
 """A Triton-like Deployment with its Service and autoscaler; settings change one thing each."""
 
+from typing import Any
+
 import pulumi
 import pulumi_kubernetes as kubernetes
 
@@ -9,12 +11,12 @@ here = pulumi.ResourceOptions(provider=provider)
 labels = {"app": config.get("app") or "triton"}
 
 namespace = kubernetes.core.v1.Namespace("serving", opts=here)
-place = {"namespace": namespace.metadata["name"]}
+place: Any = {"namespace": namespace.metadata["name"]}
 account = kubernetes.core.v1.ServiceAccount("account", metadata=place, opts=here)
 secret = kubernetes.core.v1.Secret("token", metadata=place, string_data={"token": "opensesame"}, opts=here)
 deployment = kubernetes.apps.v1.Deployment(
     "triton",
-    metadata={**place, "annotations": {"pulumi.com/timeoutSeconds": config.get("timeout") or "60"}},
+    metadata=place | {"annotations": {"pulumi.com/timeoutSeconds": config.get("timeout") or "60"}},
     spec={
         "selector": {"match_labels": labels},
         "template": {
@@ -43,7 +45,7 @@ service = kubernetes.core.v1.Service(
 )
 kubernetes.autoscaling.v2.HorizontalPodAutoscaler(
     "autoscaler",
-    metadata=place,
+    metadata=place | {"annotations": {"pulumi.com/patchForce": config.get("force") or "false"}},
     spec={
         "min_replicas": 1,
         "max_replicas": 2,
