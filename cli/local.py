@@ -85,6 +85,8 @@ def down() -> None:
     """Destroy the local stack, stop the local cloud and remove all that both left on this machine.
 
     Built tools and models stay in the cache.
+
+    Example: [bold]triton-stack down[/]
     """
     take_down(local_cloud())
 
@@ -113,7 +115,10 @@ def take_down(cloud: LocalCloud, config_file: Path | None = None) -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """Show the processes of the local cloud and what the local stack serves now."""
+    """Show the processes of the local cloud and what the local stack serves now.
+
+    Example: [bold]triton-stack status --json | jq '.targets[].now_count'[/]
+    """
     cloud = local_cloud()
     processes = cloud.status() if STATE.exists() else []
     if not processes:
@@ -124,6 +129,9 @@ def status(as_json: Json = False) -> None:
         for row in processes:
             table.add_row(*row)
         Console().print(table)
+    if stopped := [name for name, state, _ in processes if state != "running"]:
+        console.print(f"not running: {', '.join(stopped)}; `triton-stack up` starts it again", highlight=False)
+        raise typer.Exit(1)
     os.environ.update(cloud.environment())
     stack = Stack(STACK, os.environ)
     if stack.exists():

@@ -3,6 +3,7 @@
 import sys
 
 import typer
+from typer.exceptions import TyperException
 
 from capacity.measurements import MeasurementError
 from capacity.planner import PlanError
@@ -51,12 +52,16 @@ _USER_ERRORS = (
 def main() -> None:
     """Run a command; an error that the user can mend is its text and status 1, an interrupt is status 130."""
     try:
-        app()
+        # Not standalone: there Typer says of an interrupt that it "Aborted.", with status 1.
+        sys.exit(app(standalone_mode=False))
+    except TyperException as misuse:
+        misuse.show()
+        sys.exit(misuse.exit_code)
     except _USER_ERRORS as error:
         for line in str(error).splitlines():
             console.print("[bold red]error:[/] ", end="")
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         console.print("interrupted; the same command continues, `triton-stack down` clears up")
         sys.exit(130)

@@ -19,7 +19,10 @@ app = typer.Typer(no_args_is_help=True, help="Models: list them, build them.")
 
 @app.command(name="list")
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False) -> None:
-    """List the models, their variants that are built on this machine, and those repositories' digests."""
+    """List the models, their variants that are built on this machine, and those repositories' digests.
+
+    Example: [bold]triton-stack model list --json[/]
+    """
     rows = [(name, artifact) for name in spec_names() for artifact in _built(name)]
     if as_json:
         listed = [{"model": name, "built": [_fields(a) for n, a in rows if n == name]} for name in spec_names()]

@@ -76,9 +76,15 @@ class Stack:
         return ["--stack", self.name, *(["--config-file", str(self.config_file)] if self.config_file else [])]
 
     def _show(self, *command: str) -> None:
-        done = subprocess.run(["pulumi", *command], cwd=PROJECT_FOLDER, env=dict(self.environment), check=False)
-        if done.returncode != 0:
-            raise StackError(f"`pulumi {command[0]}` of stack {self.name} failed (status {done.returncode}); see above")
+        process = subprocess.Popen(["pulumi", *command], cwd=PROJECT_FOLDER, env=dict(self.environment))
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            # Ctrl-C reached Pulumi too: it ends what is under way and unlocks the stack, which killed it could not.
+            process.wait()
+            raise
+        if status != 0:
+            raise StackError(f"`pulumi {command[0]}` of stack {self.name} failed (status {status}); see above")
 
     def _read(self, *command: str) -> str:
         done = subprocess.run(

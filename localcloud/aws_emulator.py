@@ -6,7 +6,7 @@ Run as ``python -m localcloud.aws_emulator --port PORT --state FOLDER``. Added h
   Inference Recommender jobs. Such a job measures nothing here: it stays IN_PROGRESS until its results are handed in as
   ``<state>/recommendations/<job>.json``, a list of the API's ``InferenceRecommendation``.
 - SageMaker Runtime: InvokeEndpoint, answered by the Triton behind the endpoint.
-- Application Auto Scaling: a target must name an existing endpoint variant, and keeps its tags.
+- Application Auto Scaling: a target must name an existing endpoint variant.
 - S3: a bucket policy's conditional statements are left out, where moto applies them without their condition.
 - An action that nobody implements answers 501, which SDKs do not retry, where moto answers 500, which they do.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import boto3
-from flask import Flask, request
+from flask import Flask
 from moto.applicationautoscaling import urls as autoscaling_urls
 from moto.applicationautoscaling.exceptions import AWSValidationException
 from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse
@@ -41,8 +41,9 @@ from moto.sagemakerruntime import urls as runtime_urls
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 from werkzeug.serving import run_simple
 
-from localcloud.hosting import Container, Hosting, HostingError
+from localcloud.hosting import Container, Hosting
 from localcloud.pod import LOOPBACK
+from localcloud.triton import TritonError
 
 _STARTUP_SECONDS = 300
 
@@ -58,44 +59,36 @@ class SageMaker(SageMakerResponse):
 
     def create_model(self) -> ActionResult:
         """As moto, which accepts duplicates and forgets network isolation."""
-        name = self._get_param("ModelName")
-        self._refuse_duplicate("model", name, self.sagemaker_backend._models)  # pyright: ignore[reportPrivateUsage]
+        models: dict[str, Any] = self.sagemaker_backend._models  # pyright: ignore[reportPrivateUsage]
+        name = self._new_name("ModelName", models)
         result = super().create_model()
-        model: Any = self.sagemaker_backend.describe_model(name)
-        model.enable_network_isolation = bool(self._get_param("EnableNetworkIsolation"))
-        model.vpc_config = self._get_param("VpcConfig")
+        models[name].enable_network_isolation = bool(self._get_param("EnableNetworkIsolation"))
         return result
 
     def create_endpoint_config(self) -> ActionResult:
         """As moto, which accepts duplicates."""
-        name = self._get_param("EndpointConfigName")
-        self._refuse_duplicate("endpoint-config", name, self.sagemaker_backend.endpoint_configs)
+        self._new_name("EndpointConfigName", self.sagemaker_backend.endpoint_configs)
         return super().create_endpoint_config()
 
     def create_endpoint(self) -> ActionResult:
         """As moto, and put its model into service."""
-        name, config_name = self._get_param("EndpointName"), self._get_param("EndpointConfigName")
-        self._refuse_duplicate("endpoint", name, self.sagemaker_backend.endpoints)
-        container = self._container(name, config_name)
+        name = self._new_name("EndpointName", self.sagemaker_backend.endpoints)
+        container = self._container(name)
         result = super().create_endpoint()
-        endpoint = self.sagemaker_backend.endpoints[name]
-        vars(endpoint)["last_deployment_config"] = self._get_param("DeploymentConfig")
+        endpoint: Any = self.sagemaker_backend.endpoints[name]
         self._host(endpoint, container, "Creating", endpoint.production_variants)
         return result
 
     def update_endpoint(self) -> ActionResult:
         """Move an endpoint to another configuration; it goes on serving the old one until the new one answers."""
-        name, config_name = self._get_param("EndpointName"), self._get_param("EndpointConfigName")
+        name = self._get_param("EndpointName")
         self.sagemaker_backend.describe_endpoint(name)  # raises what SageMaker answers when there is none
-        container = self._container(name, config_name)
-        endpoint = self.sagemaker_backend.endpoints[name]
+        container = self._container(name)
+        endpoint: Any = self.sagemaker_backend.endpoints[name]
         if endpoint.endpoint_status not in ("InService", "Failed"):
             raise ValidationError(f'Cannot update in-progress endpoint "{endpoint.arn}".')
-        configured = self.sagemaker_backend.describe_endpoint_config(config_name)["ProductionVariants"]
-        variants = FakeEndpoint._process_production_variants(endpoint, configured)  # pyright: ignore[reportPrivateUsage]
-        if not self._get_param("RetainDeploymentConfig"):
-            vars(endpoint)["last_deployment_config"] = self._get_param("DeploymentConfig")
-        self._host(endpoint, container, "Updating", variants)
+        configured = self.sagemaker_backend.describe_endpoint_config(container.config)["ProductionVariants"]
+        self._host(endpoint, container, "Updating", endpoint._process_production_variants(configured))
         return ActionResult({"EndpointArn": endpoint.arn})
 
     def delete_endpoint(self) -> ActionResult:
@@ -112,88 +105,76 @@ class SageMaker(SageMakerResponse):
             raise ResourceInUseException(f"Job {name} already exists")
         now = datetime.now(UTC)
         arn = f"arn:aws:sagemaker:{self.region}:{self.current_account}:inference-recommendations-job/{name}"
-        given = ("JobType", "JobDescription", "RoleArn", "InputConfig", "StoppingConditions")
-        job = {key: self._get_param(key) for key in given if self._get_param(key) is not None}
-        times = {"CreationTime": now, "LastModifiedTime": now}
-        self.jobs[name] = {"JobName": name, "JobArn": arn, "Status": "IN_PROGRESS", **times, **job}
+        job = {"JobArn": arn, "Status": "IN_PROGRESS", "CreationTime": now, "LastModifiedTime": now}
+        self.jobs[name] = {"JobDescription": "", **self._get_params(), **job}
         return ActionResult({"JobArn": arn})
 
     def describe_inference_recommendations_job(self) -> ActionResult:
         """Describe a job, with the results that were handed in."""
-        return ActionResult(self._job())
+        return ActionResult(self._job(self._get_param("JobName")))
 
     def list_inference_recommendations_jobs(self) -> ActionResult:
         """List all jobs, in one page."""
-        jobs = [{"JobDescription": "", **self._job(name)} for name in self.jobs]
-        return ActionResult({"InferenceRecommendationsJobs": jobs})
+        return ActionResult({"InferenceRecommendationsJobs": list(map(self._job, self.jobs))})
 
     def list_inference_recommendations_job_steps(self) -> ActionResult:
         """List one benchmark for each result that was handed in."""
-        job = self._job()
+        job = self._job(self._get_param("JobName"))
         step = {"StepType": "BENCHMARK", "JobName": job["JobName"], "Status": job["Status"]}
-        keys = ("Metrics", "EndpointConfiguration", "ModelConfiguration")
-        results: list[dict[str, Any]] = job.get("InferenceRecommendations", [])
-        steps = [{**step, "InferenceBenchmark": {key: one[key] for key in keys if key in one}} for one in results]
-        return ActionResult({"Steps": steps})
+        results = job.get("InferenceRecommendations", [])
+        return ActionResult({"Steps": [{**step, "InferenceBenchmark": result} for result in results]})
 
     def stop_inference_recommendations_job(self) -> ActionResult:
-        """Stop a job that has no results yet."""
-        job = self._job()
-        if job["Status"] != "IN_PROGRESS":
-            raise ValidationError(f"Job {job['JobName']} is {job['Status']}: only one in progress can be stopped")
-        job.update(Status="STOPPED", LastModifiedTime=datetime.now(UTC))
+        """Stop a job: results that are handed in later come too late."""
+        self._job(self._get_param("JobName"))["Status"] = "STOPPED"
         return EmptyResult()
 
-    def _job(self, name: str | None = None) -> dict[str, Any]:
-        name = name or str(self._get_param("JobName"))
+    def _job(self, name: str) -> dict[str, Any]:
         if name not in self.jobs:
             raise ResourceNotFound(f"Could not find inference recommendations job {name}")
         job, results = self.jobs[name], self.state / "recommendations" / f"{name}.json"
         if job["Status"] == "IN_PROGRESS" and results.exists():
-            now = datetime.now(UTC)
-            job.update(Status="COMPLETED", CompletionTime=now, LastModifiedTime=now)
+            job |= {"Status": "COMPLETED", "CompletionTime": datetime.now(UTC)}
             job["InferenceRecommendations"] = json.loads(results.read_bytes())
         return job
 
-    def _refuse_duplicate(self, kind: str, name: str, existing: dict[str, Any]) -> None:
+    def _new_name(self, parameter: str, existing: dict[str, Any]) -> str:
+        name: str = self._get_param(parameter)
         if name in existing:
-            arn = f"arn:aws:sagemaker:{self.region}:{self.current_account}:{kind}/{name}"
-            raise ValidationError(f'Cannot create already existing {kind} "{arn}".')
+            kind = {"ModelName": "model", "EndpointName": "endpoint"}.get(parameter, "endpoint-config")
+            raise ValidationError(f'Cannot create already existing {kind} "{existing[name].arn}".')
+        return name
 
-    def _host(self, endpoint: FakeEndpoint, container: Container, status: str, variants: list[dict[str, Any]]) -> None:
+    def _host(self, made: FakeEndpoint, container: Container, status: str, variants: list[dict[str, Any]]) -> None:
         """Bring the endpoint to ``container`` and, once that serves, to its ``variants``."""
+        endpoint: Any = made  # moto's type lacks LastDeploymentConfig
 
         def settled(failure: str | None) -> None:
             if failure is None:
                 endpoint.endpoint_config_name, endpoint.production_variants = container.config, variants
-            vars(endpoint)["failure_reason"] = failure
+            endpoint.failure_reason = failure
             serves = failure is None or (self.hosting and self.hosting.serves(container.endpoint))
             endpoint.endpoint_status = "InService" if serves else "Failed"
             endpoint.last_modified_time = datetime.now(UTC)
 
-        vars(endpoint)["failure_reason"] = None
-        endpoint.endpoint_status = status
+        endpoint.failure_reason, endpoint.endpoint_status = None, status
+        if not self._get_param("RetainDeploymentConfig"):
+            endpoint.last_deployment_config = self._get_param("DeploymentConfig")
         if self.hosting:
             self.hosting.deploy(container, settled)
         else:
             settled(None)
 
-    def _container(self, endpoint: str, config_name: str) -> Container:
-        config = self.sagemaker_backend.describe_endpoint_config(config_name)
-        variants: list[dict[str, Any]] = config["ProductionVariants"]
-        if len(variants) > 1:
-            raise ValidationError(
-                f"{config_name} has {len(variants)} production variants; the local SageMaker hosts one"
-            )
-        variant = variants[0]
-        model = self.sagemaker_backend.describe_model(variant["ModelName"])
-        definition: dict[str, Any] = model.primary_container or {}
-        source = definition.get("ModelDataSource", {}).get("S3DataSource", {})
+    def _container(self, endpoint: str) -> Container:
+        """What the request's configuration says to run; of several variants, the first."""
+        config = self.sagemaker_backend.describe_endpoint_config(self._get_param("EndpointConfigName"))
+        variant: dict[str, Any] = config["ProductionVariants"][0]
+        definition = self.sagemaker_backend.describe_model(variant["ModelName"]).primary_container or {}
         return Container(
             endpoint=endpoint,
-            config=config_name,
+            config=config["EndpointConfigName"],
             variant=variant["VariantName"],
-            s3_uri=source.get("S3Uri") or definition.get("ModelDataUrl", ""),
+            s3_uri=definition.get("ModelDataSource", {}).get("S3DataSource", {}).get("S3Uri", ""),
             environment=definition.get("Environment") or {},
             startup_seconds=variant.get("ContainerStartupHealthCheckTimeoutInSeconds", _STARTUP_SECONDS),
         )
@@ -213,7 +194,7 @@ class SageMakerRuntime(SageMakerRuntimeResponse):
         headers = {key: self.headers[key] for key in sent if key in self.headers}
         try:
             status, answer, body, variant = SageMaker.hosting.invoke(name, self.body, headers)
-        except HostingError as error:
+        except TritonError as error:
             return self._model_error(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
         if status != HTTPStatus.OK:
             return self._model_error(status, body.decode(errors="replace"))
@@ -223,70 +204,43 @@ class SageMakerRuntime(SageMakerRuntimeResponse):
     def _model_error(self, status: int, text: str) -> tuple[int, dict[str, str], str]:
         message = f'Received server error ({status}) from primary with message "{text}"'
         body = {"Message": message, "OriginalStatusCode": status, "OriginalMessage": text}
-        headers = {"x-amzn-ErrorType": "ModelError", "Content-Type": "application/json"}
-        return (
-            HTTPStatus.FAILED_DEPENDENCY,
-            {**headers, "status": str(int(HTTPStatus.FAILED_DEPENDENCY))},
-            json.dumps(body),
-        )
+        failed = HTTPStatus.FAILED_DEPENDENCY
+        headers = {"x-amzn-ErrorType": "ModelError", "Content-Type": "application/json", "status": str(failed.value)}
+        return failed, headers, json.dumps(body)
 
 
 class ApplicationAutoScaling(ApplicationAutoScalingResponse):
     """Application Auto Scaling, which refuses what cannot be scaled."""
 
-    tags: ClassVar[dict[str, dict[str, str]]] = {}
-    """Tags by scalable target's ARN."""
-
     def register_scalable_target(self) -> str:
-        """As moto, which checks neither the bounds nor that the variant exists, and drops the tags."""
-        minimum, maximum = self._get_int_param("MinCapacity"), self._get_int_param("MaxCapacity")
-        if minimum is not None and maximum is not None and minimum > maximum:
+        """As moto, which checks neither the bounds nor that the variant exists."""
+        minimum, maximum = self._get_int_param("MinCapacity", 0), self._get_int_param("MaxCapacity", sys.maxsize)
+        if minimum > maximum:
             raise AWSValidationException(
                 f"Maximum capacity ({maximum}) cannot be less than minimum capacity ({minimum})"
             )
         resource = str(self._get_param("ResourceId"))
-        if self._get_param("ServiceNamespace") == "sagemaker" and not self._variant_exists(resource):
-            raise AWSValidationException(
-                f"The resource {resource} does not exist: no endpoint in service has that variant"
-            )
-        response = super().register_scalable_target()
-        self.tags.setdefault(json.loads(response)["ScalableTargetARN"], {}).update(self._get_param("Tags") or {})
-        return response
-
-    def list_tags_for_resource(self) -> str:
-        """The tags of a scalable target."""
-        arn = self._get_param("ResourceARN")
-        if arn not in self.tags:
-            raise JsonRESTError("ResourceNotFoundException", f"The resource {arn} does not exist")
-        return json.dumps({"Tags": self.tags[arn]})
-
-    def _variant_exists(self, resource: str) -> bool:
-        match resource.split("/"):
-            case ["endpoint", name, "variant", variant]:
-                endpoint = sagemaker_backends[self.current_account][self.region].endpoints.get(name)
-                return endpoint is not None and any(
-                    one["VariantName"] == variant for one in endpoint.production_variants
-                )
-            case _:
-                return False
+        endpoints = sagemaker_backends[self.current_account][self.region].endpoints.values()
+        variants = {
+            f"endpoint/{endpoint.endpoint_name}/variant/{variant['VariantName']}"
+            for endpoint in endpoints
+            for variant in endpoint.production_variants
+        }
+        if self._get_param("ServiceNamespace") == "sagemaker" and resource not in variants:
+            raise AWSValidationException(f"The resource {resource} does not exist: no endpoint has that variant")
+        return super().register_scalable_target()
 
 
 def _create_app(service: SERVICE_NAMES) -> Flask:
     app = create_backend_app(service)
 
-    def refuse(error: NotImplementedError) -> tuple[dict[str, str] | str, HTTPStatus]:
-        code, message = "NotImplemented", f"the local AWS does not have this action: {error}"
-        if request.mimetype == "application/x-www-form-urlencoded":  # IAM and others speak XML
-            error_xml = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-            return f"<ErrorResponse>{error_xml}</ErrorResponse>", HTTPStatus.NOT_IMPLEMENTED
-        return {"__type": code, "message": message}, HTTPStatus.NOT_IMPLEMENTED
+    def refuse(error: NotImplementedError) -> tuple[str, HTTPStatus]:
+        message = f"<Code>NotImplemented</Code><Message>the local AWS does not have this action: {error}</Message>"
+        # The form of IAM and others that speak XML; of those that speak JSON, clients show any text.
+        return f"<ErrorResponse><Error>{message}</Error></ErrorResponse>", HTTPStatus.NOT_IMPLEMENTED
 
     app.register_error_handler(NotImplementedError, refuse)
     return app
-
-
-def _end(*_: object) -> None:
-    sys.exit(0)
 
 
 def _permission(self: FakeBucket, action: str, resource: str) -> PermissionResult:
@@ -319,7 +273,7 @@ def _main() -> None:
         session: Any = boto3.Session("local", "local", region_name="us-east-1")
         s3 = session.resource("s3", endpoint_url=f"http://{LOOPBACK}:{arguments.port}")
         SageMaker.hosting = Hosting(arguments.state / "sagemaker", s3)
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(0))
     try:
         application = DomainDispatcherApplication(_create_app)
         run_simple(LOOPBACK, arguments.port, application, threaded=True, request_handler=MotoRequestHandler)

@@ -74,10 +74,11 @@ class LocalCloud:
         with self._lock():
             if missing := stand_ins(plugin_folder(self.state)):
                 report(f"provider plugins: stand-ins for {', '.join(missing)} (the official ones are not installed)")
-            report("emulators: starting")
-            started = self._supervisor.bring_up(self._emulators(tools))
+            emulators = self._emulators(tools)
+            started = [program.name for program in emulators if self._supervisor.start(program)]
             started += self.control_plane(tools).up(report)
-            return started + self._supervisor.bring_up(self._gke_nodes())
+            report("emulators and nodes: starting")
+            return started + self._supervisor.bring_up([*emulators, *self._gke_nodes()])
 
     def down(self) -> None:
         """Stop every process that was started here, by whichever command, and forget the cluster's objects."""

@@ -7,6 +7,7 @@ kubelets, and, as a cloud would, gives every Service of type LoadBalancer an add
 import base64
 import json
 import tempfile
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,11 @@ import yaml
 from localcloud.supervisor import Program, Supervisor, answers, loopback_session
 from localcloud.toolchain import Report, Tools, replace_file
 
-_STAGES = Path(__file__).parent / "kwok"
-_NODE_POOL = "cloud.google.com/gke-nodepool"
-_LABELS = {
-    "kubernetes.io/arch": "amd64",
-    "kubernetes.io/os": "linux",
-    "node.kubernetes.io/instance-type": "n1-standard-4",
-    "topology.kubernetes.io/region": "us-central1",
-    "topology.kubernetes.io/zone": "us-central1-a",
-}
-# An n1-standard-4 and what GKE leaves of it to pods: 80 millicores and 2.6 GiB are reserved.
-# https://docs.cloud.google.com/kubernetes-engine/docs/concepts/plan-node-sizes
-_CAPACITY = {"cpu": "4", "memory": "15Gi", "ephemeral-storage": "100Gi", "pods": "110"}
-_ALLOCATABLE = {"cpu": "3920m", "memory": "12700Mi", "ephemeral-storage": "50Gi", "pods": "110"}
+_TABLE: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+# kwok's own rules for nodes and pods, and ours.
+_STOCK_STAGES = ("node/fast/node-*.yaml", "node/heartbeat-with-lease/node-*.yaml", "pod/fast/pod-*.yaml")
+_OWN_STAGES = Path(__file__).parent / "kwok"
+_HOST = "kubernetes.io/hostname"
 
 
 class ControlPlane:
@@ -61,10 +54,19 @@ class ControlPlane:
         self.kubeconfig = state / "kubeconfig"
         self.server = f"https://127.0.0.1:{port}"
         """The API server's URL."""
-        self._port, self._etcd_port, self._etcd_peer_port = port, etcd_port, etcd_peer_port
         self._tools = tools
-        self._nodes = {node["metadata"]["name"]: node for node in nodes(t4_nodes)}
+        self._etcd = f"http://127.0.0.1:{etcd_port}"
+        self._ports = {"etcd": (etcd_port, etcd_peer_port), "kube-apiserver": (port,)}
+        self._nodes = nodes(t4_nodes)
         self._keys = authority or state / "keys"
+        self._settings = {
+            "state": state,
+            "keys": self._keys,
+            "kubeconfig": self.kubeconfig,
+            "port": port,
+            "etcd": self._etcd,
+            "etcd_peer": f"http://127.0.0.1:{etcd_peer_port}",
+        }
         self._supervisor = Supervisor(state)
 
     def up(self, report: Report) -> list[str]:
@@ -89,82 +91,26 @@ class ControlPlane:
         """Name, state (`running`, `not ready`, `stopped`) and detail of each process."""
         return [self._supervisor.status(program) for program in [*self._api_programs(), *self._controllers()]]
 
-    def _argv(self, program: str, /, **options: object) -> tuple[str, ...]:
-        given = (f"--{option.replace('_', '-')}={value}" for option, value in options.items())
-        return (str(self._tools.kubernetes / program), *given)
-
     def _api_programs(self) -> list[Program]:
-        client, peer = (f"http://127.0.0.1:{port}" for port in (self._etcd_port, self._etcd_peer_port))
-        etcd = self._argv(
-            "etcd",
-            name="local",
-            data_dir=self.state / "etcd",
-            listen_client_urls=client,
-            advertise_client_urls=client,
-            listen_peer_urls=peer,
-            initial_advertise_peer_urls=peer,
-            initial_cluster=f"local={peer}",
-            unsafe_no_fsync="true",  # the data need not outlive the machine
-            log_level="warn",
-        )
-        apiserver = self._argv(
-            "kube-apiserver",
-            etcd_servers=client,
-            bind_address="127.0.0.1",
-            advertise_address="127.0.0.1",  # else a machine with no default route has none to advertise
-            secure_port=self._port,
-            endpoint_reconciler_type="none",  # no pod runs, so none needs the API server's endpoint
-            service_cluster_ip_range="10.96.0.0/16",
-            tls_cert_file=self._keys / "server.crt",
-            tls_private_key_file=self._keys / "server.key",
-            client_ca_file=self._keys / "ca.crt",
-            service_account_issuer="https://kubernetes.default.svc",
-            service_account_signing_key_file=self._keys / "server.key",
-            service_account_key_file=self._keys / "server.crt",
-            authorization_mode="Node,RBAC",
-            profiling="false",
-        )
-        etcd_ports = (self._etcd_port, self._etcd_peer_port)
         return [
-            Program("etcd", etcd, ready=lambda: answers(f"{client}/health"), ports=etcd_ports),
-            Program("kube-apiserver", apiserver, ready=lambda: self._answers("/readyz"), ports=(self._port,)),
+            self._program("etcd", lambda: answers(f"{self._etcd}/health")),
+            self._program("kube-apiserver", lambda: self._answers("/readyz")),
         ]
 
     def _controllers(self) -> list[Program]:
-        # All act as the administrator: who may do what is asked of the workloads, not of the control plane.
-        controller: dict[str, object] = dict.fromkeys(
-            ("kubeconfig", "authentication_kubeconfig", "authorization_kubeconfig"), self.kubeconfig
-        )
-        # The default rates of requests take twice as long to start.
-        controller |= {"kube_api_qps": 500, "kube_api_burst": 1000}
-        controller |= {"secure_port": 0, "leader_elect": "false", "profiling": "false"}
-        manager = self._argv(
-            "kube-controller-manager",
-            **controller,
-            service_account_private_key_file=self._keys / "server.key",
-            root_ca_file=self._keys / "ca.crt",
-            use_service_account_credentials="true",
-            horizontal_pod_autoscaler_sync_period="5s",
-            flex_volume_plugin_dir=self.state / "flex-volumes",  # its default is a folder of the system's
-        )
-        kwok = self._argv(
-            "kwok",
-            kubeconfig=self.kubeconfig,
-            manage_all_nodes="true",
-            cidr="10.244.0.0/16",
-            node_ip="127.0.0.1",
-            node_lease_duration_seconds=40,
-        )
-        # kwok's own rules for nodes and pods, and ours.
-        stock = ("node/fast/node-*", "node/heartbeat-with-lease/node-*", "pod/fast/pod-*")
-        stages = [file for kind in stock for file in sorted((self._tools.kubernetes / "stage").glob(f"{kind}.yaml"))]
-        kwok += tuple(f"--config={stage}" for stage in (*stages, *_STAGES.glob("*.yaml")))
         default_account = "/api/v1/namespaces/default/serviceaccounts/default"
+        stock = self._tools.kubernetes / "stage"
+        stages = [file for pattern in _STOCK_STAGES for file in sorted(stock.glob(pattern))]
         return [
-            Program("kube-controller-manager", manager, ready=lambda: self._answers(default_account)),
-            Program("kube-scheduler", self._argv("kube-scheduler", **controller)),
-            Program("kwok", kwok, ready=self._nodes_are_ready),
+            self._program("kube-controller-manager", lambda: self._answers(default_account)),
+            self._program("kube-scheduler", lambda: True),
+            self._program("kwok", self._nodes_are_ready, *stages, *_OWN_STAGES.glob("*.yaml")),
         ]
+
+    def _program(self, name: str, ready: Callable[[], bool], *configs: Path) -> Program:
+        options = [option.format(**self._settings) for option in _TABLE["programs"][name]]
+        argv = (str(self._tools.kubernetes / name), *options, *(f"--config={config}" for config in configs))
+        return Program(name, argv, ready, self._ports.get(name, ()))
 
     @cached_property
     def _http(self) -> requests.Session:
@@ -250,21 +196,13 @@ def stop_processes(supervisor: Supervisor) -> None:
         supervisor.stop([server])
 
 
-def nodes(t4_nodes: int) -> list[dict[str, Any]]:
-    """The Node objects: the given number with one T4 each, as GKE labels and taints them, and one without GPU."""
-    t4 = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4", _NODE_POOL: "t4"}
-    taint = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
-    system = _node("system-0", {_NODE_POOL: "system"}, [], {})
-    return [system, *(_node(f"t4-{n}", t4, [taint], {"nvidia.com/gpu": "1"}) for n in range(t4_nodes))]
-
-
-def _node(name: str, labels: dict[str, str], taints: list[dict[str, str]], devices: dict[str, str]) -> dict[str, Any]:
+def nodes(t4_nodes: int) -> dict[str, dict[str, Any]]:
+    """The Node objects by name: the given number with one T4 each, as GKE makes them, and one without GPU."""
+    shapes = _TABLE["nodes"]
+    named = {"system-0": shapes["system"], **{f"t4-{n}": shapes["t4"] for n in range(t4_nodes)}}
     return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": name, "labels": {**_LABELS, "kubernetes.io/hostname": name, **labels}},
-        "spec": {"taints": taints},
-        "status": {"capacity": _CAPACITY | devices, "allocatable": _ALLOCATABLE | devices},
+        name: {**shape, "metadata": {"name": name, "labels": {**shape["metadata"]["labels"], _HOST: name}}}
+        for name, shape in named.items()
     }
 
 

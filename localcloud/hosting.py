@@ -80,9 +80,7 @@ class Hosting:
     def deploy(self, container: Container, settled: Callable[[str | None], None]) -> None:
         """Put an endpoint onto ``container`` in the background; what serves it now goes on until the new one answers.
 
-        Args:
-            container: What to run.
-            settled: Called once, with None when it serves or else with the reason why it does not.
+        ``settled`` is called once, with None when it serves or else with the reason why it does not.
         """
         self._wanted[container.endpoint] = container
         threading.Thread(target=self._host, args=(container, settled), daemon=True).start()

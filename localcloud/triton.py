@@ -91,10 +91,6 @@ def _libpython(version: str) -> Path:
 def sagemaker_arguments(environment: Mapping[str, str], repository: Path) -> list[str]:
     """What the ``serve`` script of the SageMaker Triton image makes of a container's environment.
 
-    Args:
-        environment: The container's own, with its ``SAGEMAKER_TRITON_…`` settings.
-        repository: The downloaded model data, ``/opt/ml/model`` in the image.
-
     Raises:
         TritonError: The script would exit with an error before it starts Triton.
     """
@@ -141,9 +137,7 @@ def default_model(environment: Mapping[str, str], repository: Path) -> str:
         TritonError: The environment names none that is there, or must name one and does not.
     """
     if (repository / "config.pbtxt").exists():
-        raise TritonError(
-            "config.pbtxt lies at the root of the model data: it belongs into a folder named as the model"
-        )
+        raise TritonError("config.pbtxt lies at the root of the model data: it belongs into a folder of its model")
     models = sorted(path.name for path in repository.iterdir() if path.is_dir())
     name = environment.get("SAGEMAKER_TRITON_DEFAULT_MODEL_NAME")
     if name and name not in models:
@@ -157,14 +151,7 @@ def default_model(environment: Mapping[str, str], repository: Path) -> str:
 
 
 def kubernetes_arguments(container: Mapping[str, Any]) -> list[str]:
-    """The arguments of a Deployment's Triton container, as they are.
-
-    Args:
-        container: The container of a pod template, in the JSON form of the Kubernetes API.
-
-    Raises:
-        TritonError: Its command is not ``tritonserver``.
-    """
+    """The arguments of a pod template's container; raises :class:`TritonError` if it runs no ``tritonserver``."""
     command = [*(container.get("command") or ()), *(container.get("args") or ())]
     if not command or Path(command[0]).name != "tritonserver":
         raise TritonError(f"container {container.get('name')}: its command is {command[:1]}, not tritonserver")
@@ -172,15 +159,12 @@ def kubernetes_arguments(container: Mapping[str, Any]) -> list[str]:
 
 
 def fetch_repository(objects: Iterable[tuple[str, Callable[[str], object]]], prefix: str, folder: Path) -> None:
-    """Download a model repository, and hold it against its digest.
+    """Download a model repository, and :func:`check_repository`.
 
     Args:
         objects: Of the bucket under ``prefix``: the key, and what writes the object to a path.
         prefix: ``models/NAME/DIGEST/``.
         folder: Where to, made anew.
-
-    Raises:
-        TritonError: The bytes are not those of the digest.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -193,10 +177,6 @@ def fetch_repository(objects: Iterable[tuple[str, Callable[[str], object]]], pre
 
 def check_repository(folder: Path, digest: str) -> None:
     """Hold downloaded model data against the digest under which it was published.
-
-    Args:
-        folder: The download, with its ``manifest.json``.
-        digest: Of the manifest, 64 hex characters.
 
     Raises:
         TritonError: The bytes are not those of the digest.

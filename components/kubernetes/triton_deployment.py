@@ -66,7 +66,7 @@ class TritonDeployment(pulumi.ComponentResource):
             metadata={
                 **placed,
                 "name": SERVICE_ACCOUNT,
-                "annotations": {} if reader is None else {"iam.gke.io/gcp-service-account": reader},
+                **({} if reader is None else {"annotations": {"iam.gke.io/gcp-service-account": reader}}),
             },
             automount_service_account_token=False,
             opts=child,

@@ -79,14 +79,6 @@ def test_only_what_died_is_started_anew(cloud: LocalCloud):
     assert cloud.up(silent) == ["gcs"]
 
 
-def test_the_passphrase_is_kept_and_private(cloud: LocalCloud):
-    file = Path(cloud.environment()["PULUMI_CONFIG_PASSPHRASE_FILE"])
-    before = file.read_text()
-    assert cloud.environment()["PULUMI_CONFIG_PASSPHRASE_FILE"] == str(file)
-    assert file.read_text() == before
-    assert file.stat().st_mode & 0o077 == 0
-
-
 def test_a_port_in_use_is_an_error_that_names_it(tmp_path: Path):
     ports = Ports.free()
     with (
