@@ -3,7 +3,6 @@
 import sys
 
 import typer
-from typer.exceptions import TyperException
 
 from capacity.measurements import MeasurementError
 from capacity.planner import PlanError
@@ -48,20 +47,20 @@ _USER_ERRORS = (
     VariantError,
 )
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run a command; an error that the user can mend is its text and status 1, an interrupt is status 130."""
     try:
-        # Not standalone: there Typer says of an interrupt that it "Aborted.", with status 1.
-        sys.exit(app(standalone_mode=False))
-    except TyperException as misuse:
-        misuse.show()
-        sys.exit(misuse.exit_code)
+        app()
     except _USER_ERRORS as error:
         for line in str(error).splitlines():
             console.print("[bold red]error:[/] ", end="")
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
-        console.print("interrupted; the same command continues, `triton-stack down` clears up")
-        sys.exit(130)
+    except SystemExit as end:
+        # Typer makes this of an interrupt, and says nothing.
+        if end.code == _INTERRUPTED:
+            console.print("interrupted; the same command continues, `triton-stack down` clears up")
+        raise

@@ -60,14 +60,12 @@ class TritonDeployment(pulumi.ComponentResource):
             opts=child,
         )
         placed: kubernetes.meta.v1.ObjectMetaArgsDict = {"namespace": namespace.metadata.name, "labels": labels}
-        reader = args.get("google_service_account")
+        identity: kubernetes.meta.v1.ObjectMetaArgsDict = {**placed, "name": SERVICE_ACCOUNT}
+        if "google_service_account" in args:
+            identity["annotations"] = {"iam.gke.io/gcp-service-account": args["google_service_account"]}
         account = kubernetes.core.v1.ServiceAccount(
             f"{name}-account",
-            metadata={
-                **placed,
-                "name": SERVICE_ACCOUNT,
-                **({} if reader is None else {"annotations": {"iam.gke.io/gcp-service-account": reader}}),
-            },
+            metadata=identity,
             automount_service_account_token=False,
             opts=child,
         )

@@ -245,7 +245,7 @@ def test_an_interrupted_up_lets_pulumi_end_and_what_died_then_is_named_and_down_
     killed.wait()
     status, said = command_line.run("status")
     assert status == 1
-    assert [line.split()[:2] for line in said.splitlines() if line.startswith("gcs ")] == [["gcs", "stopped"]]
+    assert [line.split()[:2] for line in said.splitlines() if line.strip().startswith("gcs ")] == [["gcs", "stopped"]]
     assert "`triton-stack up` starts it again" in said
 
     status, said = command_line.run("down")
