@@ -1,19 +1,22 @@
 """The local cloud as a whole: AWS and GCS emulators, a Kubernetes control plane, and Tritons, all on 127.0.0.1."""
 
 import os
+import random
 import shutil
-import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
 from filelock import FileLock
 
 from localcloud.control_plane import ControlPlane, stop_processes
-from localcloud.supervisor import Program, Supervisor, answers
+from localcloud.supervisor import Program, Supervisor, answers, port_is_free
 from localcloud.toolchain import Report, Tools, find_or_build, plugin_folder, stand_ins
+
+_TEST_PORTS = range(20000, 32000)
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,13 @@ class Ports:
 
     @classmethod
     def free(cls) -> Self:
-        """Ports that are free now, for a second local cloud beside the user's."""
-        with ExitStack() as stack:
-            probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in fields(cls)]
-            return cls(*(probe.getsockname()[1] for probe in probes))
+        """Ports that are free now, for a second local cloud beside the user's.
+
+        Drawn from below the range that the kernel gives to outgoing connections: one of those would take a port
+        between its choice and the start of its server.
+        """
+        free = (port for port in random.sample(_TEST_PORTS, len(_TEST_PORTS)) if port_is_free(port))
+        return cls(*islice(free, len(fields(cls))))
 
 
 class LocalCloud:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -244,7 +245,9 @@ def test_refresh_finds_what_was_changed_behind_its_back_and_new_settings_come_wi
 
 def test_destroy_leaves_the_model_store_and_nothing_else(program: Program) -> None:
     stack = f"triton-{program.name}"
-    buckets = {r["type"]: r["id"] for r in program.resources().values() if r["type"].endswith(":Bucket")}
+    s3_bucket, gcs_bucket = (
+        urlsplit(each["model_uri"]).netloc for each in (program.outputs()["sagemaker"], program.outputs()["gke"][0])
+    )
     program.pulumi("destroy", "--yes", "--skip-preview", f"--config-file={program.file}")
     assert program.resources() == {}
 
@@ -266,14 +269,9 @@ def test_destroy_leaves_the_model_store_and_nothing_else(program: Program) -> No
         names = json.loads(program.kubectl(region, "get", "namespaces", "--output=json"))["items"]
         assert stack not in [each["metadata"]["name"] for each in names]
 
-    assert buckets["aws:s3/bucket:Bucket"] in [each["Name"] for each in s3.list_buckets()["Buckets"]]
-    assert (
-        s3.get_public_access_block(Bucket=buckets["aws:s3/bucket:Bucket"])["PublicAccessBlockConfiguration"][
-            "BlockPublicPolicy"
-        ]
-        is True
-    )
-    assert recorded[0].stem == buckets["gcp:storage/bucket:Bucket"]
+    assert s3_bucket in [each["Name"] for each in s3.list_buckets()["Buckets"]]
+    assert s3.get_public_access_block(Bucket=s3_bucket)["PublicAccessBlockConfiguration"]["BlockPublicPolicy"] is True
+    assert recorded[0].stem == gcs_bucket
 
 
 @pytest.mark.parametrize("stack", ["dev", "prod"])

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pulumi
 import pulumi.runtime
 import pytest
-from conftest import Recorder, Registered
+from program import Recorder, Registered
 
 import components
 from capacity.planner import InstancePlan

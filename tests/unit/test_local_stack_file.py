@@ -1,6 +1,6 @@
 """The local stack's file names the local cloud as it is without any option."""
 
-from conftest import stack_config
+from program import stack_config
 
 from cli.local import STATE
 from delivery.stack import PROJECT_FOLDER

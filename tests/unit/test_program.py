@@ -6,7 +6,7 @@ import re
 
 import pulumi
 import pytest
-from conftest import STACKS, Recorder, RunProgram, stack_config
+from program import STACKS, Recorder, RunProgram, stack_config
 
 from model_repo.build import ModelArtifact
 

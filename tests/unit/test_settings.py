@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 import pytest
-from conftest import STACKS, as_handed_to_a_program, stack_config
 from hypothesis import given
 from hypothesis import strategies as st
+from program import STACKS, as_handed_to_a_program, stack_config
 
 from stacks.fleet import plan_fleet
 from stacks.settings import SettingsError, read_settings
