@@ -179,10 +179,16 @@ def read_spec(path: Path) -> ModelSpec:
     try:
         spec = ModelSpec.model_validate_json(content, strict=True)
     except ValidationError as error:
-        raise SpecError("\n".join(f"{path.name}: {_line(detail)}" for detail in error.errors())) from error
+        lines = [printable(f"{path.name}: {_line(detail)}") for detail in error.errors()]
+        raise SpecError("\n".join(lines)) from error
     if spec.name != path.stem:
         raise SpecError(f"{path.name}: name: {json.dumps(spec.name)} must be the name of the file, {path.stem}")
     return spec
+
+
+def printable(line: str) -> str:
+    """One line on any terminal, whatever a key or a value of a user's file holds."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def _line(error: ErrorDetails) -> str:

@@ -28,7 +28,7 @@ from pydantic_core import ErrorDetails
 from capacity.measurements import MACHINES, SHIPPED_FOLDER
 from components.gcp.t4_zones import T4_ZONES
 from model_repo.compatibility import triton_releases
-from model_repo.spec import spec_names
+from model_repo.spec import printable, spec_names
 from model_repo.variant import VARIANTS, parse_variant
 
 PROJECT = "triton-stack"
@@ -304,7 +304,7 @@ def read_settings(config: Mapping[str, str]) -> Settings:
     except ValidationError as error:
         unreadable = {line.partition(":")[2].partition(":")[0] for line in errors}
         errors += [
-            _printable(_line(detail))
+            printable(_line(detail))
             for detail in error.errors()
             if not unreadable.intersection(map(str, detail["loc"][:1]))
         ]
@@ -338,11 +338,6 @@ def _line(detail: ErrorDetails) -> str:
         case _:
             reason = re.sub("^(Input|String|List) ", "", message)
             return f"{path}: {_shown(detail['input'])} {reason}; {_works(location)}"
-
-
-def _printable(line: str) -> str:
-    """One line on any terminal, whatever a key or a value holds."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def _shown(value: object) -> str:

@@ -246,7 +246,8 @@ def test_refresh_finds_what_was_changed_behind_its_back_and_new_settings_come_wi
 def test_destroy_leaves_the_model_store_and_nothing_else(program: Program) -> None:
     stack = f"triton-{program.name}"
     s3_bucket, gcs_bucket = (
-        urlsplit(each["model_uri"]).netloc for each in (program.outputs()["sagemaker"], program.outputs()["gke"][0])
+        urlsplit(str(each["model_uri"])).netloc
+        for each in (program.outputs()["sagemaker"], program.outputs()["gke"][0])
     )
     program.pulumi("destroy", "--yes", "--skip-preview", f"--config-file={program.file}")
     assert program.resources() == {}
