@@ -44,4 +44,4 @@ format: .venv/.synced ## Format, and mend what can be mended
 	@$(RUN)ruff format && $(RUN)ruff check --fix
 
 .venv/.synced: pyproject.toml uv.lock
-	@tools/uv sync --frozen --quiet && touch $@
+	@tools/uv sync --frozen --quiet --compile-bytecode && touch $@

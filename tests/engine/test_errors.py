@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,15 +90,17 @@ def local_settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-def command_line(tmp_path: Path) -> CommandLine:
-    """With the local stack's settings, on servers of its own."""
+def command_line(tmp_path: Path) -> Iterator[CommandLine]:
+    """With the local stack's settings, on servers of its own, of which none outlives a test that fails."""
     line = CommandLine(tmp_path / "state", tmp_path / "Pulumi.local.yaml")
     text = (PROJECT_FOLDER / "Pulumi.local.yaml").read_text()
     defaults = Ports()
     for default, own in ((defaults.aws, line.ports.aws), (defaults.gcs, line.ports.gcs)):
         text = text.replace(str(default), str(own))
     line.file.write_text(text.replace(".local/kubeconfig", str(line.state / "kubeconfig")))
-    return line
+    yield line
+    if line.state.exists():
+        line.run("down")
 
 
 # --- `pulumi preview` -------------------------------------------------------------------------------------------------
