@@ -23,10 +23,10 @@ preview: .venv/.synced ## Preview a real stack offline: make preview STACK=prod
 	@$(RUN)triton-stack preview $(STACK)
 
 test: .venv/.synced ## Run every test
-	@$(RUN)pytest
+	@$(RUN)pytest -n 2 --dist loadfile
 
 unit: .venv/.synced ## Run the tests that need no server
-	@$(RUN)pytest tests/unit
+	@$(RUN)pytest tests/unit -n 2 --dist worksteal
 
 engine: .venv/.synced ## Run the tests of the real Pulumi engine
 	@$(RUN)pytest tests/engine

@@ -219,7 +219,7 @@ def test_a_tool_that_cannot_be_built_names_itself_the_command_and_the_log(
 ) -> None:
     go = tmp_path / "bin" / "go"
     go.parent.mkdir()
-    go.write_text('#!/bin/sh\n[ "$1" = env ] && echo go99.0 || { echo "no space left on device"; exit 3; }\n')
+    go.write_text('#!/bin/sh\n[ "$1" = env ] && echo go99.0 || { echo "no space left on device" >&2; exit 3; }\n')
     go.chmod(0o755)
     command_line.environment |= {
         "PATH": f"{go.parent}{os.pathsep}{os.environ['PATH']}",

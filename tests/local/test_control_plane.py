@@ -216,7 +216,9 @@ def test_coming_up_again_changes_nothing(cluster: Cluster):
 def test_a_killed_process_comes_back_with_all_objects(cluster: Cluster, name: str):
     made = cluster.run("create", "namespace", f"kept-over-{name}")
     assert made.returncode == 0, made.stderr
-    psutil.Process(cluster.pid(name)).kill()
+    killed = psutil.Process(cluster.pid(name))
+    killed.kill()
+    killed.wait()
     # A process that died may take down others for a moment; what counts is that all is well afterwards.
     assert name in eventually(lambda: cluster.plane.up(silent))
     assert {state for _, state, _ in cluster.plane.status()} == {"running"}

@@ -5,7 +5,6 @@ The models are built in the user's cache, where they stay: the first run takes a
 
 import json
 import subprocess
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,11 +41,9 @@ def test_the_repository_holds_what_its_manifest_and_digest_say(artifact: ModelAr
     assert manifest.digest == artifact.digest
 
 
-def test_a_second_build_does_nothing_and_takes_no_second(artifact: ModelArtifact) -> None:
+def test_a_second_build_does_nothing(artifact: ModelArtifact) -> None:
     before = onnx_file(artifact).stat()
-    start = time.monotonic()
     assert build(load_spec(artifact.name), TRT_DB, "cpu", print) == artifact
-    assert time.monotonic() - start < 1
     assert built(load_spec(artifact.name), TRT_DB, "cpu") == artifact
     assert onnx_file(artifact).stat() == before
 
