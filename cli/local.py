@@ -14,11 +14,12 @@ from rich.table import Table
 from cli.status import show_status
 from cli.steps import console, step
 from delivery.smoke import check_answer, smoke
-from delivery.stack import PROJECT_FOLDER, Stack
+from delivery.stack import PROJECT_FOLDER, Stack, StackError
 from delivery.status import target_statuses, wait_until_ready
 from localcloud.cloud import LocalCloud, Ports
 from localcloud.toolchain import find_or_build
 from model_repo.build import build
+from model_repo.exported import SEEDED_RANDOM
 from model_repo.sample import reference_outputs, sample_inputs
 from model_repo.spec import load_spec
 from model_repo.variant import parse_variant
@@ -58,17 +59,23 @@ def bring_up(cloud: LocalCloud, config_file: Path | None = None, *, as_json: boo
     spec = load_spec(settings.model.name)
     with step("tools") as report:
         find_or_build(report)
+    # An emulator that starts anew is empty. That is noted until an update has looked, however often one fails.
+    unsure = cloud.state / "unsure"
+    if not is_running(cloud):
+        cloud.state.mkdir(parents=True, exist_ok=True)
+        unsure.touch()
+    # Before the model, which takes minutes the first time: a port that is in use is said at once.
+    with step("local cloud") as report:
+        cloud.up(report)
     with step(f"model {settings.model.name} {settings.model.variant}") as report:
         artifact = build(spec, parse_variant(settings.model.variant), settings.model.device, report)
-    if artifact.weights == "seeded-random":
+    if artifact.weights == SEEDED_RANDOM:
         console.print("[yellow]![/] its weights are random: the hub could not be reached; answers mean nothing")
-    with step("local cloud") as report:
-        started = cloud.up(report)
     os.environ.update(cloud.environment())
     stack = Stack(STACK, os.environ, config_file)
     stack.initialise()
-    # The emulators keep what they hold in memory: after a restart, Pulumi looks first what is still there.
-    changes = stack.up(refresh=bool(started))
+    changes = stack.up(refresh=unsure.exists())
+    unsure.unlink(missing_ok=True)
     outputs = stack.outputs()
     with step("endpoints answer"):
         wait_until_ready(outputs, PROJECT_FOLDER)
@@ -101,12 +108,15 @@ def take_down(cloud: LocalCloud, config_file: Path | None = None) -> None:
     if not cloud.state.exists():
         console.print("nothing is up")
         return
-    processes = cloud.status()
-    if processes and all(state == "running" for _, state, _ in processes):
+    if is_running(cloud):
         os.environ.update(cloud.environment())
         stack = Stack(STACK, os.environ, config_file)
-        if stack.exists():
-            stack.destroy()
+        try:
+            if stack.exists():
+                stack.destroy()
+        except StackError as error:
+            # What it could not destroy is in the emulators' memory, and goes with them.
+            console.print(f"{error}; the local cloud is stopped all the same", markup=False)
     else:
         console.print("the local cloud is not running: what it held is gone with it")
     with step("stop the local cloud"):
@@ -149,6 +159,12 @@ def env(as_json: Json = False) -> None:
         return
     for name, value in environment.items():
         print(f"export {name}={shlex.quote(value)}")
+
+
+def is_running(cloud: LocalCloud) -> bool:
+    """Whether every process of a local cloud runs and answers."""
+    processes = cloud.status()
+    return bool(processes) and all(state == "running" for _, state, _ in processes)
 
 
 def local_cloud() -> LocalCloud:
