@@ -78,10 +78,9 @@ def _read_row(path: Path, line: int, row: dict[str, str]) -> Measurement:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine type that carries T4s, as a cloud sells it."""
+    """A Compute Engine machine type with one T4 attached."""
 
     name: str
-    gpus: int
     measured_as: str
     """The SageMaker instance type whose measurements hold for it: same T4 count, same vCPU count."""
 
@@ -89,8 +88,8 @@ class Machine:
 MACHINES = (
     # An N1 machine with one T4 attached has the GPU of a g4dn and, type by type, its vCPU count:
     # https://cloud.google.com/compute/docs/gpus#t4-gpus and https://aws.amazon.com/ec2/instance-types/g4/
-    Machine("n1-standard-4", gpus=1, measured_as="ml.g4dn.xlarge"),
-    Machine("n1-standard-8", gpus=1, measured_as="ml.g4dn.2xlarge"),
+    Machine("n1-standard-4", measured_as="ml.g4dn.xlarge"),
+    Machine("n1-standard-8", measured_as="ml.g4dn.2xlarge"),
 )
 
 

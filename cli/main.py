@@ -4,8 +4,6 @@ import sys
 
 import typer
 
-from capacity.measurements import MeasurementError
-from capacity.planner import PlanError
 from cli import local, model, stack
 from cli.steps import console
 from delivery.smoke import SmokeError
@@ -34,10 +32,8 @@ app.add_typer(model.app, name="model")
 # What a user can mend: its text is the whole message.
 _USER_ERRORS = (
     BuildError,
-    MeasurementError,
     NotBuilt,
     NotReadyError,
-    PlanError,
     SettingsError,
     SmokeError,
     SpecError,

@@ -14,7 +14,6 @@ class ServedModel:
     """A repository by its digest, and its files where the stack publishes them itself."""
 
     name: str
-    variant: str
     digest: str
     artifact: ModelArtifact | None
     """None: the digest is in the model store already."""
@@ -32,6 +31,6 @@ def served_model(settings: ModelSettings) -> ServedModel:
         model_repo.build.NotBuilt: No digest is named and nothing was built.
     """
     if settings.digest is not None:
-        return ServedModel(settings.name, settings.variant, settings.digest, artifact=None)
+        return ServedModel(settings.name, settings.digest, artifact=None)
     artifact = built(load_spec(settings.name), parse_variant(settings.variant), settings.device)
-    return ServedModel(settings.name, settings.variant, artifact.digest, artifact)
+    return ServedModel(settings.name, artifact.digest, artifact)
