@@ -110,7 +110,8 @@ class ControlPlane:
     def _program(self, name: str, ready: Callable[[], bool], *configs: Path) -> Program:
         options = [option.format(**self._settings) for option in _TABLE["programs"][name]]
         argv = (str(self._tools.kubernetes / name), *options, *(f"--config={config}" for config in configs))
-        return Program(name, argv, ready, self._ports.get(name, ()))
+        environment = _TABLE["environment"].get(name, {})
+        return Program(name, argv, ready, self._ports.get(name, ()), environment=environment)
 
     @cached_property
     def _http(self) -> requests.Session:

@@ -10,9 +10,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -43,6 +43,8 @@ class Program:
     ports: tuple[int, ...] = ()
     """Ports on 127.0.0.1 that it listens on: they must be free before it starts."""
     deadline_seconds: float = 60.0
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Variables beside those of this process."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Supervisor:
                 child = subprocess.Popen(
                     program.argv,
                     cwd=self.state,
+                    env={**os.environ, **program.environment},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
