@@ -21,9 +21,8 @@ from localcloud.toolchain import find_or_build
 from model_repo.build import build
 from model_repo.exported import SEEDED_RANDOM
 from model_repo.sample import reference_outputs, sample_inputs
-from model_repo.spec import load_spec
-from model_repo.variant import parse_variant
 from stacks.fleet import plan_fleet
+from stacks.model import recipe
 from stacks.settings import read_stack_file
 
 STACK = "local"
@@ -56,7 +55,7 @@ def bring_up(cloud: LocalCloud, config_file: Path | None = None, *, as_json: boo
     # What is wrong in the stack file is said before anything starts.
     settings = read_stack_file(config_file or PROJECT_FOLDER / f"Pulumi.{STACK}.yaml")
     plan_fleet(settings)
-    spec = load_spec(settings.model.name)
+    asked = recipe(settings.model)
     with step("tools") as report:
         find_or_build(report)
     # An emulator that starts anew is empty. That is noted until an update has looked, however often one fails.
@@ -67,9 +66,9 @@ def bring_up(cloud: LocalCloud, config_file: Path | None = None, *, as_json: boo
     # Before the model, which takes minutes the first time: a port that is in use is said at once.
     with step("local cloud") as report:
         cloud.up(report)
-    with step(f"model {settings.model.name} {settings.model.variant}") as report:
-        artifact = build(spec, parse_variant(settings.model.variant), settings.model.device, report)
-    if artifact.weights == SEEDED_RANDOM:
+    with step(f"model {asked}") as report:
+        artifact = build(asked, report)
+    if artifact.manifest.weights == SEEDED_RANDOM:
         console.print("[yellow]![/] its weights are random: the hub could not be reached; answers mean nothing")
     os.environ.update(cloud.environment())
     stack = Stack(STACK, os.environ, config_file)
@@ -80,9 +79,9 @@ def bring_up(cloud: LocalCloud, config_file: Path | None = None, *, as_json: boo
     with step("endpoints answer"):
         wait_until_ready(outputs, PROJECT_FOLDER)
     with step("inference"):
-        inputs = sample_inputs(spec, batch_size=1)
-        reference = reference_outputs(artifact.folder / spec.name / "1" / "model.onnx", inputs)
-        answers = [check_answer(answer, reference) for answer in smoke(outputs, spec, inputs)]
+        inputs = sample_inputs(asked.spec, batch_size=1)
+        reference = reference_outputs(artifact.folder / artifact.name / "1" / "model.onnx", inputs)
+        answers = [check_answer(answer, reference) for answer in smoke(outputs, asked.spec, inputs)]
     show_status(list(target_statuses(outputs, PROJECT_FOLDER)), answers, as_json=as_json)
     changed = sum(count for operation, count in changes.items() if operation != "same")
     console.print(f"{changed} resources changed" if changed else "unchanged", highlight=False)

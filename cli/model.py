@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cli.steps import step
 from model_repo.build import ModelArtifact, NotBuilt, build, built
+from model_repo.recipe import Recipe
 from model_repo.spec import load_spec, spec_names
 from model_repo.variant import VARIANTS, Device, parse_variant
 
@@ -31,8 +32,9 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     table = Table("model", "variant", "device", "digest", "MB", "weights", box=None, header_style="bold")
     for name in spec_names():
         for artifact in [a for n, a in rows if n == name]:
-            megabytes = f"{artifact.size_bytes / 1e6:.1f}"
-            table.add_row(name, artifact.variant, artifact.device, artifact.digest[:12], megabytes, artifact.weights)
+            manifest = artifact.manifest
+            megabytes = f"{manifest.size_bytes / 1e6:.1f}"
+            table.add_row(name, manifest.variant, manifest.device, artifact.digest[:12], megabytes, manifest.weights)
         if not any(n == name for n, _ in rows):
             table.add_row(name, "[dim]not built[/]")
     Console().print(table)
@@ -50,7 +52,7 @@ def build_model(
     """
     spec, chosen = load_spec(name), parse_variant(variant)
     with step(f"model {name} {chosen.name}") as report:
-        artifact = build(spec, chosen, _device(device), report)
+        artifact = build(Recipe(spec, chosen, "fp32", _device(device)), report)
     print(artifact.digest)
 
 
@@ -66,7 +68,7 @@ def _built(name: str) -> list[ModelArtifact]:
     for variant in VARIANTS:
         for device in _DEVICES:
             try:
-                found.append(built(load_spec(name), parse_variant(variant), device))
+                found.append(built(Recipe(load_spec(name), parse_variant(variant), "fp32", device)))
             except NotBuilt:
                 continue
     return found
@@ -74,9 +76,10 @@ def _built(name: str) -> list[ModelArtifact]:
 
 def _fields(artifact: ModelArtifact) -> dict[str, object]:
     return {
-        "variant": artifact.variant,
-        "device": artifact.device,
+        "variant": artifact.manifest.variant,
+        "precision": artifact.manifest.precision,
+        "device": artifact.manifest.device,
         "digest": artifact.digest,
-        "size_bytes": artifact.size_bytes,
-        "weights": artifact.weights,
+        "size_bytes": artifact.manifest.size_bytes,
+        "weights": artifact.manifest.weights,
     }

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from model_repo.config import CONFIG_NAME, config_pbtxt
 from model_repo.exported import ONNX_NAME, RECORD_NAME, SEEDED_RANDOM, ExportedModel
 from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestFile
+from model_repo.recipe import Recipe
 from model_repo.spec import ModelSpec
-from model_repo.variant import Device, Variant
 
 Report = Callable[[str], None]
 """Takes one line of progress."""
@@ -50,20 +50,21 @@ class NotBuilt(RuntimeError):  # noqa: N818 - a state, not a failure
 
 @dataclass(frozen=True)
 class ModelArtifact:
-    """One model repository, by its digest."""
+    """One model repository on this machine."""
 
-    name: str
-    variant: str
-    device: str
-    digest: str
-    """SHA-256 of the manifest in hex, 64 characters."""
-    size_bytes: int
-    files: tuple[ManifestFile, ...]
-    """All but the manifest itself."""
+    manifest: Manifest
     folder: Path
     """Where it lies on this machine, manifest included."""
-    weights: str
-    """Where the weights are from; ``seeded-random`` when they mean nothing."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the manifest in hex, 64 characters."""
+        return self.manifest.digest
 
 
 def cache_path() -> Path:
@@ -71,26 +72,26 @@ def cache_path() -> Path:
     return Path(os.environ.get("TRITON_STACK_CACHE") or platformdirs.user_cache_path("triton-stack"))
 
 
-def built(spec: ModelSpec, variant: Variant, device: Device) -> ModelArtifact:
+def built(recipe: Recipe) -> ModelArtifact:
     """The repository, where it has been built before.
 
     Raises:
         NotBuilt: it has not; the text names the command that does it.
     """
-    artifact = _find(spec, variant, device)
+    artifact = _find(recipe)
     if artifact is None:
         raise NotBuilt(
-            f"{spec.name} {variant.name} for {device} is not built on this machine: "
+            f"{recipe} is not built on this machine: "
             + (
-                f"run `triton-stack model build {spec.name} --variant {variant.name} --device {device}`"
-                if device == "cpu"
+                f"run `triton-stack model build {recipe.spec.name} --variant {recipe.variant.name}`"
+                if recipe.device == "cpu"
                 else _NAME_A_DIGEST
             )
         )
     return artifact
 
 
-def build(spec: ModelSpec, variant: Variant, device: Device, report: Report) -> ModelArtifact:
+def build(recipe: Recipe, report: Report) -> ModelArtifact:
     """The repository, built unless it has been before.
 
     The first build on a machine installs PyTorch, 5.5 GB, into an environment of its own in the cache.
@@ -98,65 +99,59 @@ def build(spec: ModelSpec, variant: Variant, device: Device, report: Report) -> 
     Raises:
         BuildError: the device is not here, a tool is missing, or the export failed.
     """
-    if device != "cpu":
-        raise BuildError(
-            f"{spec.name} {variant.name}: what a T4 serves is compiled on a T4, not here: {_NAME_A_DIGEST}"
-        )
-    artifact = _find(spec, variant, device)
+    if recipe.device != "cpu":
+        raise BuildError(f"{recipe}: what a T4 serves is compiled on a T4, not here: {_NAME_A_DIGEST}")
+    artifact = _find(recipe)
     if artifact is None:
         try:
-            _build(spec, variant, device, report)
+            _build(recipe, report)
         except OSError as error:
             raise BuildError(f"{cache_path()}: {error}; make room there, or set TRITON_STACK_CACHE") from error
-        artifact = built(spec, variant, device)
-    if artifact.weights == SEEDED_RANDOM:
+        artifact = built(recipe)
+    if artifact.manifest.weights == SEEDED_RANDOM:
         report(
-            f"{spec.name}: WEIGHTS ARE RANDOM, its answers mean nothing: they could not be downloaded; "
-            f"to try again remove {export_folder(spec)}"
+            f"{recipe.spec.name}: WEIGHTS ARE RANDOM, its answers mean nothing: they could not be downloaded; "
+            f"to try again remove {export_folder(recipe.spec)}"
         )
     return artifact
 
 
-def _build(spec: ModelSpec, variant: Variant, device: Device, report: Report) -> None:
+def _build(recipe: Recipe, report: Report) -> None:
     cache_path().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_path() / "model_repo.lock"):
-        if _find(spec, variant, device):  # by another process, while this one waited
+        if _find(recipe):  # by another process, while this one waited
             return
-        exported = _read_record(spec) or _export(spec, report)
-        _assemble(spec, _manifest(spec, variant, device, exported), config_pbtxt(spec, variant, device))
+        exported = _read_record(recipe.spec) or _export(recipe.spec, report)
+        _assemble(recipe.spec, _manifest(recipe, exported), config_pbtxt(recipe))
 
 
-def _find(spec: ModelSpec, variant: Variant, device: Device) -> ModelArtifact | None:
-    exported = _read_record(spec)
+def _find(recipe: Recipe) -> ModelArtifact | None:
+    exported = _read_record(recipe.spec)
     if exported is None:
         return None
-    manifest = _manifest(spec, variant, device, exported)
+    manifest = _manifest(recipe, exported)
     folder = _repository_folder(manifest)
     sizes = {file.path: file.size_bytes for file in manifest.files} | {MANIFEST_NAME: len(manifest.to_bytes())}
     if not all(_has_size(folder / path, size_bytes) for path, size_bytes in sizes.items()):
         return None
-    return ModelArtifact(
-        name=spec.name,
-        variant=variant.name,
-        device=device,
-        digest=manifest.digest,
-        size_bytes=manifest.size_bytes,
-        files=manifest.files,
-        folder=folder,
-        weights=exported.weights,
-    )
+    return ModelArtifact(manifest, folder)
 
 
-def _manifest(spec: ModelSpec, variant: Variant, device: Device, exported: ExportedModel) -> Manifest:
+def _manifest(recipe: Recipe, exported: ExportedModel) -> Manifest:
     """The manifest of a repository, built or not: known from the export's record without reading the model."""
-    config = config_pbtxt(spec, variant, device).encode()
+    name, config = recipe.spec.name, config_pbtxt(recipe).encode()
     files = (
-        ManifestFile(
-            path=f"{spec.name}/{CONFIG_NAME}", size_bytes=len(config), sha256=hashlib.sha256(config).hexdigest()
-        ),
-        ManifestFile(path=f"{spec.name}/1/{ONNX_NAME}", size_bytes=exported.size_bytes, sha256=exported.sha256),
+        ManifestFile(path=f"{name}/{CONFIG_NAME}", size_bytes=len(config), sha256=hashlib.sha256(config).hexdigest()),
+        ManifestFile(path=f"{name}/1/{ONNX_NAME}", size_bytes=exported.size_bytes, sha256=exported.sha256),
     )
-    return Manifest(name=spec.name, variant=variant.name, device=device, files=files)
+    return Manifest(
+        name=name,
+        variant=recipe.variant.name,
+        precision=recipe.precision,
+        device=recipe.device,
+        weights=exported.weights,
+        files=files,
+    )
 
 
 def _repository_folder(manifest: Manifest) -> Path:

@@ -9,8 +9,8 @@ from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 from tritonclient.grpc import model_config_pb2
 
-from model_repo.spec import ModelSpec, TensorSpec
-from model_repo.variant import Device, Variant
+from model_repo.recipe import Recipe
+from model_repo.spec import TensorSpec
 
 CONFIG_NAME: Final = "config.pbtxt"
 """The file, in the model's folder, that holds the configuration."""
@@ -21,11 +21,12 @@ _ModelConfig = cast("type[Message]", model_config_pb2.ModelConfig)  # pyright: i
 _T4_PLATFORMS: Final = {"pt": "pytorch_libtorch", "trt": "tensorrt_plan"}
 
 
-def model_config(spec: ModelSpec, variant: Variant, device: Device) -> Message:
-    """The configuration, a ``ModelConfig`` message, of ``spec`` served as ``variant`` on ``device``.
+def model_config(recipe: Recipe) -> Message:
+    """The configuration, a ``ModelConfig`` message, of the recipe's model.
 
     On the CPU, which runs no TensorRT engine, onnxruntime runs the ONNX file that the engine is made from.
     """
+    spec, variant, device = recipe.spec, recipe.variant, recipe.device
     fields: dict[str, Any] = {
         "name": spec.name,
         "max_batch_size": spec.max_batch_size,
@@ -44,9 +45,9 @@ def model_config(spec: ModelSpec, variant: Variant, device: Device) -> Message:
     return json_format.ParseDict(fields, _ModelConfig())
 
 
-def config_pbtxt(spec: ModelSpec, variant: Variant, device: Device) -> str:
+def config_pbtxt(recipe: Recipe) -> str:
     """The same, as the text that Triton reads."""
-    return text_format.MessageToString(model_config(spec, variant, device))
+    return text_format.MessageToString(model_config(recipe))
 
 
 def _tensor(tensor: TensorSpec) -> dict[str, Any]:

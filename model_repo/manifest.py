@@ -49,14 +49,54 @@ class ManifestFile(BaseModel):
         return cls(path=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=sha256)
 
 
+class AccuracyChange(BaseModel):
+    """What a lower precision costs: its answers beside those of FP32, on samples that calibration did not see."""
+
+    model_config = _VALUE
+
+    samples: int = Field(ge=1)
+    max_abs_error: float = Field(ge=0)
+    """The largest absolute difference of an output."""
+    agreement: float = Field(ge=0, le=1)
+    """The share of samples whose highest score is of the same class."""
+
+
+class Engine(BaseModel):
+    """A compiled TensorRT engine: what it was built from, where, and how far its answers are from the ONNX file's."""
+
+    model_config = _VALUE
+
+    key: Sha256
+    """The build key: equal keys are never built twice."""
+    onnx_sha256: Sha256
+    triton_release: str
+    tensorrt: str
+    """Its version, such as `10.13.3.9`: an engine runs on no other."""
+    compute_capability: str
+    """That of the GPU, such as `7.5`, a T4."""
+    driver: str
+    """The NVIDIA driver under which it was built."""
+    command: tuple[str, ...]
+    """The `trtexec` line."""
+    max_abs_error: float = Field(ge=0)
+    """The largest absolute difference of an output from the ONNX file's, on a sample."""
+
+
 class Manifest(BaseModel):
-    """What a model repository holds: the model, its variant, its device, and its files in order of their paths."""
+    """What a model repository holds: what it was made of, and its files in order of their paths."""
 
     model_config = _VALUE
 
     name: str
     variant: str
+    precision: str
     device: str
+    weights: str
+    """Where the weights are from: a name and its revision, or `seeded-random` when they mean nothing."""
+    accuracy: AccuracyChange | None = None
+    """None: nothing was quantised."""
+    engine: Engine | None = None
+    """None: nothing was compiled."""
     files: tuple[ManifestFile, ...] = Field(min_length=1)
 
     @field_validator("files")
@@ -67,10 +107,10 @@ class Manifest(BaseModel):
         return tuple(sorted(files, key=lambda file: file.path))
 
     @classmethod
-    def of_folder(cls, folder: Path, *, name: str, variant: str, device: str) -> Self:
+    def of_folder(cls, folder: Path, *, name: str, variant: str, precision: str, device: str, weights: str) -> Self:
         """List every file under ``folder``, except its manifest."""
-        files = (ManifestFile.of(folder, path) for path in _paths(folder))
-        return cls(name=name, variant=variant, device=device, files=tuple(files))
+        files = tuple(ManifestFile.of(folder, path) for path in _paths(folder))
+        return cls(name=name, variant=variant, precision=precision, device=device, weights=weights, files=files)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
@@ -90,7 +130,7 @@ class Manifest(BaseModel):
 
     def to_bytes(self) -> bytes:
         """The canonical form: equal manifests have equal bytes."""
-        return json.dumps(self.model_dump(), sort_keys=True, indent=2).encode() + b"\n"
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, indent=2).encode() + b"\n"
 
     @property
     def digest(self) -> str:

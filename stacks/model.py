@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from model_repo.build import ModelArtifact, built
 from model_repo.manifest import repository_prefix
+from model_repo.recipe import Recipe
 from model_repo.spec import load_spec
 from model_repo.variant import parse_variant
 from stacks.settings import ModelSettings
@@ -24,6 +25,11 @@ class ServedModel:
         return repository_prefix(self.name, self.digest)
 
 
+def recipe(settings: ModelSettings) -> Recipe:
+    """What the repository of the settings is made of."""
+    return Recipe(load_spec(settings.name), parse_variant(settings.variant), settings.precision, settings.device)
+
+
 def served_model(settings: ModelSettings) -> ServedModel:
     """The repository that the settings name: by digest, or the one that was built on this machine.
 
@@ -32,5 +38,5 @@ def served_model(settings: ModelSettings) -> ServedModel:
     """
     if settings.digest is not None:
         return ServedModel(settings.name, settings.digest, artifact=None)
-    artifact = built(load_spec(settings.name), parse_variant(settings.variant), settings.device)
+    artifact = built(recipe(settings))
     return ServedModel(settings.name, artifact.digest, artifact)

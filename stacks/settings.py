@@ -28,6 +28,7 @@ from pydantic_core import ErrorDetails
 from capacity.measurements import MACHINES, SHIPPED_FOLDER
 from components.gcp.t4_zones import T4_ZONES
 from model_repo.compatibility import triton_releases
+from model_repo.recipe import Precision
 from model_repo.spec import printable, spec_names
 from model_repo.variant import VARIANTS, parse_variant
 
@@ -65,6 +66,8 @@ class ModelSettings(_Section):
     """Name of a spec in `model_repo/models/`."""
     variant: Annotated[str, Field(examples=["trt-db"])]
     """Framework, dynamic batching and instance groups: pt-base … trt-ig-db."""
+    precision: Annotated[Precision, Field(examples=["fp16"])]
+    """Arithmetic of the served model: fp32, fp16 or int8."""
     device: Annotated[Literal["t4", "cpu"], Field(examples=["t4"])]
     """What the repository is made for: a T4, or the CPU of a machine without one."""
     digest: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$", examples=["a digest: 64 hexadecimal digits"])] = None

@@ -42,7 +42,7 @@ class PublishedModel(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self, depends_on=after, retain_on_delete=True),
             )
 
-        files: list[pulumi.Resource] = [put(file.path, []) for file in artifact.files]
+        files: list[pulumi.Resource] = [put(file.path, []) for file in artifact.manifest.files]
         manifest = put(MANIFEST_NAME, files)
         self.uri = pulumi.Output.format("s3://{}/{}/", manifest.bucket, prefix)
         self.register_outputs({"uri": self.uri})

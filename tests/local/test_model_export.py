@@ -14,19 +14,18 @@ import pytest
 
 from model_repo.build import ModelArtifact, build, built, cache_path, export_folder
 from model_repo.manifest import MANIFEST_NAME, Manifest
+from model_repo.recipe import named_recipe
 from model_repo.sample import reference_outputs, sample_inputs
 from model_repo.spec import MODELS, load_spec
-from model_repo.variant import parse_variant
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["bert-small", "resnet50"]
-TRT_DB = parse_variant("trt-db")
 TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def artifact(request: pytest.FixtureRequest) -> ModelArtifact:
-    return build(load_spec(request.param), TRT_DB, "cpu", print)
+    return build(named_recipe(request.param, "trt-db"), print)
 
 
 def onnx_file(artifact: ModelArtifact) -> Path:
@@ -43,15 +42,15 @@ def test_the_repository_holds_what_its_manifest_and_digest_say(artifact: ModelAr
 
 def test_a_second_build_does_nothing(artifact: ModelArtifact) -> None:
     before = onnx_file(artifact).stat()
-    assert build(load_spec(artifact.name), TRT_DB, "cpu", print) == artifact
-    assert built(load_spec(artifact.name), TRT_DB, "cpu") == artifact
+    assert build(named_recipe(artifact.name, "trt-db"), print) == artifact
+    assert built(named_recipe(artifact.name, "trt-db")) == artifact
     assert onnx_file(artifact).stat() == before
 
 
 def test_the_export_answered_as_pytorch_does(artifact: ModelArtifact) -> None:
     record = json.loads((export_folder(load_spec(artifact.name)) / "build.json").read_text())
     assert 0 < record["parity_error"] <= TOLERANCE
-    assert record["weights"] == artifact.weights
+    assert record["weights"] == artifact.manifest.weights
 
 
 def test_the_onnx_file_has_the_specs_interface_with_the_batch_left_open(artifact: ModelArtifact) -> None:
@@ -78,7 +77,7 @@ def test_a_sample_is_answered_the_same_alone_and_in_a_full_batch(artifact: Model
 
 
 def test_padding_does_not_change_the_answer_and_text_does() -> None:
-    artifact = build(load_spec("bert-small"), TRT_DB, "cpu", print)
+    artifact = build(named_recipe("bert-small", "trt-db"), print)
     inputs = sample_inputs(load_spec("bert-small"), 4)
     outputs = reference_outputs(onnx_file(artifact), inputs)["logits"]
     mask = inputs["attention_mask"]
@@ -90,7 +89,7 @@ def test_padding_does_not_change_the_answer_and_text_does() -> None:
 
 
 def test_the_same_spec_exports_to_the_same_bytes_that_name_no_file_of_this_machine(tmp_path: Path) -> None:
-    artifact = build(load_spec("bert-small"), TRT_DB, "cpu", print)
+    artifact = build(named_recipe("bert-small", "trt-db"), print)
     python = cache_path() / "export-environment" / "bin" / "python"
     command = [str(python), "-m", "model_repo.export", str(MODELS / "bert-small.yaml"), str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -101,7 +100,7 @@ def test_the_same_spec_exports_to_the_same_bytes_that_name_no_file_of_this_machi
 
 
 def test_a_source_that_does_not_exist_is_told_in_one_line(tmp_path: Path) -> None:
-    build(load_spec("bert-small"), TRT_DB, "cpu", print)  # for its environment
+    build(named_recipe("bert-small", "trt-db"), print)  # for its environment
     spec = tmp_path / "resnet50.yaml"
     spec.write_text((MODELS / "resnet50.yaml").read_text().replace("model: resnet50", "model: resnet51"))
     python = cache_path() / "export-environment" / "bin" / "python"

@@ -27,9 +27,9 @@ from delivery.stack import PROJECT_FOLDER, StackError
 from localcloud.supervisor import port_is_free
 from model_repo.build import built
 from model_repo.manifest import MANIFEST_NAME, Manifest
+from model_repo.recipe import named_recipe
 from model_repo.sample import Array, reference_outputs, sample_inputs
 from model_repo.spec import load_spec
-from model_repo.variant import parse_variant
 
 triton_http: Any = importlib.import_module("tritonclient.http")  # untyped
 triton_grpc: Any = importlib.import_module("tritonclient.grpc")
@@ -108,7 +108,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:
 
 def reference(model: str, inputs: dict[str, Array]) -> dict[str, Array]:
     """What onnxruntime makes of inputs."""
-    artifact = built(load_spec(model), parse_variant("trt-db"), "cpu")
+    artifact = built(named_recipe(model, "trt-db"))
     return reference_outputs(artifact.folder / model / "1" / "model.onnx", inputs)
 
 
@@ -151,7 +151,7 @@ def assert_both_targets_answer(outputs: dict[str, Any], model: str, batch_size: 
 
 def test_the_outputs_say_where_what_and_how_many(stack: LocalStack) -> None:
     outputs = stack.outputs()
-    digest = built(load_spec("bert-small"), parse_variant("trt-db"), "cpu").digest
+    digest = built(named_recipe("bert-small", "trt-db")).digest
     assert outputs["sagemaker"]["endpoint"] in {
         one["EndpointName"] for one in client("sagemaker").list_endpoints()["Endpoints"]
     }
@@ -255,7 +255,7 @@ def test_another_model_takes_the_place_of_the_old_one(stack: LocalStack) -> None
     stack.set("model", name="resnet50")
     stack.up()
     outputs = stack.outputs()
-    digest = built(load_spec("resnet50"), parse_variant("trt-db"), "cpu").digest
+    digest = built(named_recipe("resnet50", "trt-db")).digest
     assert (outputs["sagemaker"]["digest"], outputs["gke"][0]["digest"]) == (digest, digest)
     assert outputs["sagemaker"]["endpoint"] == old["sagemaker"]["endpoint"]
     assert describe_served_model(outputs)["ModelDataSource"]["S3DataSource"]["S3Uri"].endswith(f"{digest}/")

@@ -21,7 +21,7 @@ def write_repository(folder: Path, config: str = CONFIG) -> Manifest:
     (folder / "tiny/1").mkdir(parents=True)
     (folder / "tiny/config.pbtxt").write_text(config)
     (folder / "tiny/1/model.onnx").write_bytes(_onnx())
-    manifest = Manifest.of_folder(folder, name="tiny", variant="trt-db", device="cpu")
+    manifest = Manifest.of_folder(folder, name="tiny", variant="trt-db", precision="fp32", device="cpu", weights="none")
     (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
     return manifest
 

@@ -24,18 +24,11 @@ def artifact(tmp_path: Path) -> ModelArtifact:
     for path in ("bert-small/config.pbtxt", "bert-small/1/model.onnx"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(path)
-    manifest = Manifest.of_folder(tmp_path, name="bert-small", variant="trt-db", device="cpu")
-    (tmp_path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
-    return ModelArtifact(
-        name="bert-small",
-        variant="trt-db",
-        device="cpu",
-        digest=manifest.digest,
-        size_bytes=manifest.size_bytes,
-        files=manifest.files,
-        folder=tmp_path,
-        weights="seeded-random",
+    manifest = Manifest.of_folder(
+        tmp_path, name="bert-small", variant="trt-db", precision="fp32", device="cpu", weights="seeded-random"
     )
+    (tmp_path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    return ModelArtifact(manifest, tmp_path)
 
 
 @pytest.fixture

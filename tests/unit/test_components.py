@@ -117,7 +117,8 @@ def argument_names(component: Component) -> list[str]:
 @pytest.fixture
 def build(recorder: Recorder, artifact: ModelArtifact) -> Build:
     """Build one component with the first of its values, or those given instead; return what it registers."""
-    artifacts = {"artifact": artifact, "other artifact": replace(artifact, digest="0" * 64)}
+    other = artifact.manifest.model_copy(update={"weights": "others"})
+    artifacts = {"artifact": artifact, "other artifact": replace(artifact, manifest=other)}
 
     def build_one(component: Component, **changed: Any) -> list[Registered]:
         args = {key: values[0] for key, values in ARGUMENTS[component].items()} | changed

@@ -9,11 +9,11 @@ import pytest
 from model_repo.build import BuildError, ModelArtifact, NotBuilt, build, built, cache_path, export_folder
 from model_repo.exported import SEEDED_RANDOM, ExportedModel
 from model_repo.manifest import MANIFEST_NAME, Manifest
+from model_repo.recipe import named_recipe
 from model_repo.spec import ModelSpec, load_spec
-from model_repo.variant import parse_variant
 
 SPEC = load_spec("bert-small")
-TRT_DB = parse_variant("trt-db")
+TRT_DB = named_recipe("bert-small", "trt-db")
 ONNX = b"the model"
 
 
@@ -37,9 +37,9 @@ def put_export(spec: ModelSpec = SPEC, onnx: bytes = ONNX, weights: str = "hub@1
     return folder
 
 
-def build_quietly(spec: ModelSpec = SPEC, variant: str = "trt-db") -> ModelArtifact:
+def build_quietly(variant: str = "trt-db") -> ModelArtifact:
     lines: list[str] = []
-    artifact = build(spec, parse_variant(variant), "cpu", lines.append)
+    artifact = build(named_recipe("bert-small", variant), lines.append)
     assert lines == []
     return artifact
 
@@ -57,14 +57,10 @@ def test_a_repository_is_laid_out_as_triton_reads_it_with_its_manifest_beside() 
     assert 'backend: "onnxruntime"' in (folder / "bert-small" / "config.pbtxt").read_text()
     manifest = Manifest.from_bytes((folder / MANIFEST_NAME).read_bytes())
     assert manifest.check_folder(folder) == []
-    assert (manifest.digest, manifest.files, manifest.size_bytes) == (
-        artifact.digest,
-        artifact.files,
-        artifact.size_bytes,
-    )
-    assert (artifact.name, artifact.variant, artifact.device) == ("bert-small", "trt-db", "cpu")
+    assert manifest == artifact.manifest
+    assert (manifest.name, manifest.variant, manifest.device) == ("bert-small", "trt-db", "cpu")
     assert folder.name == artifact.digest
-    assert built(SPEC, TRT_DB, "cpu") == artifact
+    assert built(TRT_DB) == artifact
 
 
 def test_building_again_changes_nothing() -> None:
@@ -96,7 +92,7 @@ def test_random_weights_are_said_out_loud_every_time_with_what_to_do() -> None:
     folder = put_export(weights=SEEDED_RANDOM)
     for _ in range(2):
         lines: list[str] = []
-        assert build(SPEC, TRT_DB, "cpu", lines.append).weights == SEEDED_RANDOM
+        assert build(TRT_DB, lines.append).manifest.weights == SEEDED_RANDOM
         assert len(lines) == 1
         assert "RANDOM" in lines[0]
         assert str(folder) in lines[0]
@@ -109,17 +105,17 @@ def test_only_what_decides_the_bytes_decides_where_an_export_is_kept() -> None:
 
 
 def test_what_is_not_built_is_answered_with_the_command_that_builds_it() -> None:
-    with pytest.raises(NotBuilt, match=r"`triton-stack model build bert-small --variant trt-db --device cpu`"):
-        built(SPEC, TRT_DB, "cpu")
+    with pytest.raises(NotBuilt, match=r"`triton-stack model build bert-small --variant trt-db`"):
+        built(TRT_DB)
 
 
 @pytest.mark.parametrize("variant", ["trt-db", "pt-base"])
 def test_what_a_t4_serves_is_not_built_here(variant: str) -> None:
     put_export()
     with pytest.raises(BuildError, match=r"on a T4, not here: .*triton-stack:model\.digest"):
-        build(SPEC, parse_variant(variant), "t4", pytest.fail)
+        build(named_recipe("bert-small", variant, device="t4"), pytest.fail)
     with pytest.raises(NotBuilt, match=r"triton-stack:model\.digest"):
-        built(SPEC, parse_variant(variant), "t4")
+        built(named_recipe("bert-small", variant, device="t4"))
 
 
 @pytest.mark.parametrize("damage", ["bert-small/config.pbtxt", "bert-small/1/model.onnx", MANIFEST_NAME, ""])
@@ -129,7 +125,7 @@ def test_a_repository_that_has_lost_a_file_is_put_together_again(damage: str) ->
     for path in [folder / damage] if damage else sorted(folder.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     with pytest.raises(NotBuilt):
-        built(SPEC, TRT_DB, "cpu")
+        built(TRT_DB)
     folder = folder_of(build_quietly())
     assert Manifest.from_bytes((folder / MANIFEST_NAME).read_bytes()).check_folder(folder) == []
 
@@ -145,11 +141,11 @@ def test_an_export_of_other_bytes_than_its_record_says_never_becomes_a_repositor
 def test_an_export_that_was_cut_short_or_has_no_readable_record_is_exported_again() -> None:
     folder = put_export(onnx=ONNX[:3])
     with pytest.raises(BuildError, match=r"^install failed with exit status 1"):
-        build(SPEC, TRT_DB, "cpu", lambda _: None)
+        build(TRT_DB, lambda _: None)
     put_export()
     (folder / "build.json").write_text("{}")
     with pytest.raises(BuildError, match=r"^install failed with exit status 1"):
-        build(SPEC, TRT_DB, "cpu", lambda _: None)
+        build(TRT_DB, lambda _: None)
 
 
 def test_a_cache_that_cannot_be_written_is_told_with_the_setting_that_moves_it(
@@ -158,7 +154,7 @@ def test_a_cache_that_cannot_be_written_is_told_with_the_setting_that_moves_it(
     (tmp_path / "file").touch()
     monkeypatch.setenv("TRITON_STACK_CACHE", str(tmp_path / "file"))
     with pytest.raises(BuildError, match="set TRITON_STACK_CACHE"):
-        build(SPEC, TRT_DB, "cpu", lambda _: None)
+        build(TRT_DB, lambda _: None)
 
 
 def test_a_failed_step_is_told_by_its_last_line_and_leaves_nothing_behind(
@@ -171,7 +167,7 @@ def test_a_failed_step_is_told_by_its_last_line_and_leaves_nothing_behind(
     with pytest.raises(
         BuildError, match=r"^install failed with exit status 2: error: no space left \(all of it: (.*)\)$"
     ):
-        build(SPEC, TRT_DB, "cpu", lambda _: None)
+        build(TRT_DB, lambda _: None)
     assert "noise" in (cache / "logs" / "install.log").read_text()
     assert not export_folder(SPEC).exists()
 

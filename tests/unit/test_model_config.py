@@ -11,7 +11,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from model_repo.config import config_pbtxt, model_config
-from model_repo.spec import load_spec, spec_names
+from model_repo.recipe import named_recipe
+from model_repo.spec import spec_names
 from model_repo.variant import VARIANTS, Device
 
 GOLDEN = Path(__file__).parent / "golden" / "model_config"
@@ -28,7 +29,7 @@ def golden_file(name: str, variant: str, device: str) -> Path:
 @pytest.mark.parametrize(("name", "variant", "device"), CASES)
 def test_the_text_is_the_expected_one(name: str, variant: str, device: Device) -> None:
     expected = golden_file(name, variant, device).read_text(encoding="utf-8")
-    assert config_pbtxt(load_spec(name), VARIANTS[variant], device) == expected
+    assert config_pbtxt(named_recipe(name, variant, "fp32", device)) == expected
 
 
 def test_no_expected_file_is_left_over() -> None:
@@ -37,10 +38,11 @@ def test_no_expected_file_is_left_over() -> None:
 
 @pytest.mark.parametrize(("name", "variant", "device"), CASES)
 def test_triton_reads_back_what_the_variant_asks_for(name: str, variant: str, device: Device) -> None:
-    spec, asked = load_spec(name), VARIANTS[variant]
+    recipe = named_recipe(name, variant, "fp32", device)
+    spec, asked = recipe.spec, recipe.variant
     config = cast("Any", model_config_pb2).ModelConfig()
-    text_format.Parse(config_pbtxt(spec, asked, device), config)
-    assert config == model_config(spec, asked, device)
+    text_format.Parse(config_pbtxt(recipe), config)
+    assert config == model_config(recipe)
     assert config.HasField("dynamic_batching") == asked.dynamic_batching
     assert [group.count for group in config.instance_group] == [asked.instances_per_gpu]
     assert config.max_batch_size == spec.max_batch_size
@@ -55,4 +57,4 @@ if __name__ == "__main__":
     for model, variant_name, on in CASES:
         file = golden_file(model, variant_name, on)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(config_pbtxt(load_spec(model), VARIANTS[variant_name], on), encoding="utf-8")
+        file.write_text(config_pbtxt(named_recipe(model, variant_name, "fp32", on)), encoding="utf-8")

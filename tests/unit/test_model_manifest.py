@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def manifest_of(folder: Path) -> Manifest:
-    return Manifest.of_folder(folder, name="bert", variant="trt-db", device="cpu")
+    return Manifest.of_folder(folder, name="bert", variant="trt-db", precision="fp32", device="cpu", weights="hub@1")
 
 
 def test_it_lists_every_file_with_its_size_and_hash(folder: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_stored_bytes_give_back_the_manifest_and_their_hash_is_the_digest(fo
 
 def test_the_order_of_files_does_not_matter(folder: Path) -> None:
     manifest = manifest_of(folder)
-    backwards = Manifest(name="bert", variant="trt-db", device="cpu", files=manifest.files[::-1])
+    backwards = Manifest.model_validate({**dict(manifest), "files": manifest.files[::-1]})
     assert backwards.digest == manifest.digest
 
 
@@ -65,7 +65,7 @@ def test_other_bytes_have_another_digest(tmp_path_factory: pytest.TempPathFactor
     assert len(first.check_folder(folder)) == 1
 
 
-@pytest.mark.parametrize("field", ["name", "variant", "device"])
+@pytest.mark.parametrize("field", ["name", "variant", "precision", "device", "weights"])
 def test_what_it_says_of_the_model_is_part_of_the_digest(folder: Path, field: str) -> None:
     manifest = manifest_of(folder)
     assert manifest.model_copy(update={field: "other"}).digest != manifest.digest
@@ -89,8 +89,8 @@ def test_a_check_names_what_is_missing_what_is_new_and_what_has_changed(folder: 
         b"\xff",
         b"[]",
         b"{}",
-        b'{"name": "m", "variant": "v", "device": "cpu", "files": []}',
-        b'{"name": "m", "variant": "v", "device": "cpu", "files": [{"path": "a", "size_bytes": -1, "sha256": "00"}]}',
+        b'{"name": "m", "variant": "v", "precision": "p", "device": "cpu", "weights": "w", "files": []}',
+        b'{"name": "m", "variant": "v", "precision": "p", "device": "cpu", "weights": "w", "files": [{"path": "a", "size_bytes": -1, "sha256": "00"}]}',
     ],
 )
 def test_what_is_no_manifest_is_refused_in_one_line(content: bytes) -> None:

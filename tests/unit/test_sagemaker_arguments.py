@@ -109,7 +109,9 @@ def test_another_command_is_refused(command: list[str] | None) -> None:
 
 
 def test_the_bytes_must_be_those_of_the_digest(repository: Path) -> None:
-    manifest = Manifest.of_folder(repository, name="bert", variant="trt-db", device="cpu")
+    manifest = Manifest.of_folder(
+        repository, name="bert", variant="trt-db", precision="fp32", device="cpu", weights="hub@1"
+    )
     (repository / MANIFEST_NAME).write_bytes(manifest.to_bytes())
     check_repository(repository, manifest.digest)
     with pytest.raises(TritonError, match=f"has the digest {manifest.digest}, its prefix says 0000"):
