@@ -3,9 +3,27 @@
 import pulumi
 import pulumi_aws as aws
 
+_LIFECYCLE: list[aws.s3.BucketLifecycleConfigurationRuleArgsDict] = [
+    {
+        "id": "old-versions",
+        "status": "Enabled",
+        "filter": {"prefix": ""},
+        "noncurrent_version_expiration": {"noncurrent_days": 30},
+        "expiration": {"expired_object_delete_marker": True},
+    },
+    {
+        "id": "unfinished-uploads",
+        "status": "Enabled",
+        "filter": {"prefix": ""},
+        "abort_incomplete_multipart_upload": {"days_after_initiation": 7},
+    },
+]
+
 
 class ModelStore(pulumi.ComponentResource):
     """A private S3 bucket for model repositories: versioned, encrypted, TLS only, kept when the stack goes.
+
+    What was deleted stays a month, as an old version; an upload that nobody finished stays a week.
 
     It holds repositories under `models/<name>/<digest>/`. It puts none there (`PublishedModel` does) and never
     deletes one: a digest may be what another stack serves.
@@ -44,6 +62,13 @@ class ModelStore(pulumi.ComponentResource):
         versioning = aws.s3.BucketVersioning(
             f"{name}-versioning", bucket=bucket.bucket, versioning_configuration={"status": "Enabled"}, opts=child
         )
+        # The provider's documentation asks for versioning before rules on old versions.
+        lifecycle = aws.s3.BucketLifecycleConfiguration(
+            f"{name}-lifecycle",
+            bucket=bucket.bucket,
+            rules=_LIFECYCLE,
+            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, depends_on=[versioning]),
+        )
         # S3 answers a policy change with a conflict while the access block of the same bucket is being written.
         policy = aws.s3.BucketPolicy(
             f"{name}-policy",
@@ -51,7 +76,7 @@ class ModelStore(pulumi.ComponentResource):
             policy=pulumi.Output.json_dumps(_tls_only(bucket.arn), sort_keys=True),
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, depends_on=guards),
         )
-        self.bucket = pulumi.Output.all(bucket.bucket, versioning.id, policy.id).apply(lambda values: str(values[0]))
+        self.bucket = pulumi.Output.all(bucket.bucket, lifecycle.id, policy.id).apply(lambda values: str(values[0]))
         self.arn = bucket.arn
         self.register_outputs({"bucket": self.bucket})
 

@@ -16,6 +16,9 @@ class ModelStoreArgs(TypedDict):
 class ModelStore(pulumi.ComponentResource):
     """A private Cloud Storage bucket for model repositories: uniform access, versioned, kept when the stack goes.
 
+    What was deleted stays a month, as an old version; an upload that nobody finished stays a week. Cloud Storage
+    encrypts every object; TLS only is a policy of the organisation there (`storage.secureHttpTransport`), not the bucket's.
+
     It holds repositories under `models/<name>/<digest>/`. It puts none there (`PublishedModel` does), grants nobody
     anything and never deletes a repository.
     """
@@ -30,6 +33,10 @@ class ModelStore(pulumi.ComponentResource):
             uniform_bucket_level_access=True,
             public_access_prevention="enforced",
             versioning={"enabled": True},
+            lifecycle_rules=[
+                {"action": {"type": "Delete"}, "condition": {"days_since_noncurrent_time": 30}},
+                {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 7}},
+            ],
             # The bytes outlive the stack: a rollback and a promotion read digests that are no longer served.
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
         )

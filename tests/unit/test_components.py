@@ -243,6 +243,13 @@ def test_the_s3_bucket_is_private_encrypted_versioned_and_takes_tls_only(build: 
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
+def test_the_s3_bucket_drops_old_versions_and_unfinished_uploads_and_nothing_else(build: Build) -> None:
+    old, unfinished = inputs(build(S3ModelStore), "lifecycle")["rules"]
+    assert old["noncurrentVersionExpiration"] == {"noncurrentDays": 30}
+    assert old["expiration"] == {"expiredObjectDeleteMarker": True}
+    assert unfinished["abortIncompleteMultipartUpload"] == {"daysAfterInitiation": 7}
+
+
 def test_the_endpoint_starts_with_the_plan_s_count_and_its_model_reaches_no_network(build: Build) -> None:
     registered = build(TritonEndpoint)
     (variant,) = inputs(registered, "configuration")["productionVariants"]
@@ -273,6 +280,12 @@ def test_the_gcs_bucket_is_private_and_versioned(build: Build) -> None:
     assert bucket["publicAccessPrevention"] == "enforced"
     assert bucket["uniformBucketLevelAccess"] is True
     assert bucket["versioning"] == {"enabled": True}
+
+
+def test_the_gcs_bucket_drops_old_versions_and_unfinished_uploads_and_nothing_else(build: Build) -> None:
+    old, unfinished = inputs(build(GcsModelStore), "bucket")["lifecycleRules"]
+    assert old == {"action": {"type": "Delete"}, "condition": {"daysSinceNoncurrentTime": 30}}
+    assert unfinished == {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 7}}
 
 
 def test_the_reader_may_read_one_bucket_and_one_kubernetes_account_may_be_it(build: Build) -> None:
