@@ -17,7 +17,7 @@ class ModelStore(pulumi.ComponentResource):
     """A private Cloud Storage bucket for model repositories: uniform access, versioned, kept when the stack goes.
 
     What was deleted stays a month, as an old version; an upload that nobody finished stays a week. Cloud Storage
-    encrypts every object; TLS only is a policy of the organisation there (`storage.secureHttpTransport`), not the bucket's.
+    encrypts every object; to refuse plain HTTP is the organisation's to say there (`storage.secureHttpTransport`).
 
     It holds repositories under `models/<name>/<digest>/`. It puts none there (`PublishedModel` does), grants nobody
     anything and never deletes a repository.
