@@ -1,0 +1,83 @@
+"""A model repository in a model store, on either cloud."""
+
+from typing import Any, TypedDict
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider
+
+from model_repo.build import ModelArtifact
+from model_repo.manifest import repository_prefix
+
+
+class PublishedModelArgs(TypedDict):
+    """What is published, and where to."""
+
+    store: pulumi.Input[str]
+    """URL of the model store: `s3://<bucket>` or `gs://<bucket>`."""
+    artifact: ModelArtifact
+    """A repository of this machine's cache."""
+
+
+class PublishedModel(pulumi.ComponentResource):
+    """The files of one repository under `models/<name>/<digest>/`, the manifest last.
+
+    A preview shows digest, size and files, and which of them change. What is in the store already is not sent again,
+    and what another writer put there is never overwritten: that is an error. The bytes stay when the stack moves on to
+    another digest, and when it goes. It needs the credentials that boto3 and google-cloud-storage find by themselves:
+    a provider's own (`aws:profile`, `gcp:credentials`) do not reach it.
+    """
+
+    uri: pulumi.Output[str]
+    """`s3://…` or `gs://…` of the repository, without a slash at its end, known once all of it is there."""
+
+    def __init__(self, name: str, args: PublishedModelArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("triton-stack:index:PublishedModel", name, {}, opts)
+        manifest = args["artifact"].manifest
+        repository = _Repository(
+            f"{name}-{manifest.digest[:12]}",
+            {
+                "store": args["store"],
+                "name": manifest.name,
+                "digest": manifest.digest,
+                "size": f"{manifest.size_bytes / 1e6:.1f} MB",
+                "files": {file.path: f"{file.size_bytes} bytes, SHA-256 {file.sha256}" for file in manifest.files},
+            },
+            pulumi.ResourceOptions(parent=self),
+        )
+        self.uri = pulumi.Output.format("{}/{}", repository.store, repository_prefix(manifest.name, manifest.digest))
+        self.register_outputs({"uri": self.uri})
+
+
+class _Publisher(ResourceProvider):
+    """Runs in a process of its own, from what is pickled into the state: so what it needs is imported as it runs."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        from model_repo.build import repository_folder  # noqa: PLC0415
+        from model_repo.manifest import MANIFEST_NAME, Manifest  # noqa: PLC0415
+        from model_repo.publish import publish  # noqa: PLC0415
+        from model_repo.store import open_store  # noqa: PLC0415
+
+        folder = repository_folder(props["digest"])
+        manifest = Manifest.from_bytes((folder / MANIFEST_NAME).read_bytes())
+        published = publish(folder, manifest, open_store(props["store"]), lambda _: None)
+        return CreateResult(published.uri, props)
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        changed = [key for key in ("store", "name", "digest") if _olds[key] != _news[key]]
+        return DiffResult(changes=bool(changed), replaces=changed)
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        from model_repo.publish import is_published  # noqa: PLC0415
+        from model_repo.store import open_store  # noqa: PLC0415
+
+        there = is_published(props["name"], props["digest"], open_store(props["store"]))
+        return ReadResult(id_ if there else "", props)
+
+
+class _Repository(Resource, module="triton-stack", name="ModelRepository"):
+    store: pulumi.Output[str]
+
+    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions) -> None:
+        super().__init__(_Publisher(), name, props, opts)
