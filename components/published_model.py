@@ -1,5 +1,6 @@
 """A model repository in a model store, on either cloud."""
 
+import sys
 from typing import Any, TypedDict
 
 import pulumi
@@ -34,7 +35,7 @@ class PublishedModel(pulumi.ComponentResource):
         super().__init__("triton-stack:index:PublishedModel", name, {}, opts)
         manifest = args["artifact"].manifest
         repository = _Repository(
-            f"{name}-{manifest.digest[:12]}",
+            f"{name}-repository",
             {
                 "store": args["store"],
                 "name": manifest.name,
@@ -59,21 +60,23 @@ class _Publisher(ResourceProvider):
         from model_repo.publish import publish  # noqa: PLC0415
         from model_repo.store import open_store  # noqa: PLC0415
 
+        # Pulumi shows the traceback of whatever is raised here: of an error that is the user's, its text says it all.
+        sys.tracebacklimit = 0
         folder = repository_folder(props["digest"])
         manifest = Manifest.from_bytes((folder / MANIFEST_NAME).read_bytes())
         published = publish(folder, manifest, open_store(props["store"]), lambda _: None)
         return CreateResult(published.uri, props)
 
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        changed = [key for key in ("store", "name", "digest") if _olds[key] != _news[key]]
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        changed = [key for key in ("store", "name", "digest") if olds[key] != news[key]]
         return DiffResult(changes=bool(changed), replaces=changed)
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        from model_repo.publish import is_published  # noqa: PLC0415
+        from model_repo.manifest import MANIFEST_NAME  # noqa: PLC0415
         from model_repo.store import open_store  # noqa: PLC0415
 
-        there = is_published(props["name"], props["digest"], open_store(props["store"]))
-        return ReadResult(id_ if there else "", props)
+        manifest = f"{repository_prefix(props['name'], props['digest'])}/{MANIFEST_NAME}"
+        return ReadResult("" if open_store(props["store"]).get(manifest) is None else id_, props)
 
 
 class _Repository(Resource, module="triton-stack", name="ModelRepository"):

@@ -130,7 +130,7 @@ def _find(recipe: Recipe) -> ModelArtifact | None:
     if exported is None:
         return None
     manifest = _manifest(recipe, exported)
-    folder = _repository_folder(manifest)
+    folder = repository_folder(manifest.digest)
     sizes = {file.path: file.size_bytes for file in manifest.files} | {MANIFEST_NAME: len(manifest.to_bytes())}
     if not all(_has_size(folder / path, size_bytes) for path, size_bytes in sizes.items()):
         return None
@@ -154,8 +154,9 @@ def _manifest(recipe: Recipe, exported: ExportedModel) -> Manifest:
     )
 
 
-def _repository_folder(manifest: Manifest) -> Path:
-    return cache_path() / "repositories" / manifest.digest
+def repository_folder(digest: str) -> Path:
+    """Where this machine keeps the repository of a digest; it need not be there."""
+    return cache_path() / "repositories" / digest
 
 
 def export_folder(spec: ModelSpec) -> Path:
@@ -219,7 +220,7 @@ def _export(spec: ModelSpec, report: Report) -> ExportedModel:
 
 def _assemble(spec: ModelSpec, manifest: Manifest, config: str) -> None:
     """Lay out the repository, in place of one that has lost a file."""
-    with _folder_in_making(_repository_folder(manifest)) as folder:
+    with _folder_in_making(repository_folder(manifest.digest)) as folder:
         (folder / spec.name / "1").mkdir(parents=True)
         (folder / spec.name / CONFIG_NAME).write_text(config)
         _link(export_folder(spec) / ONNX_NAME, folder / spec.name / "1" / ONNX_NAME)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
 from pulumi_stack import PulumiError, Stack
 
 from localcloud.cloud import LocalCloud
@@ -23,7 +26,6 @@ class Published:
 
     stack: Stack
     store: Store
-    scheme: str
 
     def key(self, manifest: Manifest, path: str) -> str:
         return f"{repository_prefix(manifest.name, manifest.digest)}/{path}"
@@ -44,60 +46,55 @@ class Published:
 
     def step(self) -> dict[str, Any]:
         """What a preview shows of the repository, and of nothing else."""
-        (step,) = [each for each in self.stack.preview() if each["urn"].rpartition("::")[2] != "model"]
+        (step,) = [each for each in self.stack.preview() if "dynamic" in each["urn"]]
         return step
 
 
-@pytest.fixture(params=["s3", "gs"])
+@pytest.fixture(scope="module", params=["s3", "gs"])
 def published(
     request: pytest.FixtureRequest,
     cloud: LocalCloud,
     new_stack: Callable[..., Stack],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Published]:
-    environment = cloud.environment() | {"PYTHONPATH": str(ROOT), "TRITON_STACK_CACHE": str(tmp_path / "cache")}
-    tools = cloud.environment()["PATH"]
-    for key, value in (environment | {"PATH": tools}).items():
-        monkeypatch.setenv(key, value)
-    url = f"{request.param}://{_make_bucket(request.param, tmp_path.name.replace('_', '-').lower())}"
-    stack = new_stack("published_model", store=url)
-    stack.environment |= {key: environment[key] for key in ("PYTHONPATH", "TRITON_STACK_CACHE")}
-    yield Published(stack, open_store(url), request.param)
+    own = {"PYTHONPATH": str(ROOT), "TRITON_STACK_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in (cloud.environment() | own).items():
+            patch.setenv(key, value)
+        url = f"{request.param}://{_make_bucket(request.param, 'published-models')}"
+        stack = new_stack("published_model", store=url)
+        stack.environment |= own
+        yield Published(stack, open_store(url))
 
 
 def _make_bucket(scheme: str, name: str) -> str:
     if scheme == "s3":
-        import boto3
-
-        boto3.client("s3").create_bucket(Bucket=name)
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
     else:
-        from google.auth.credentials import AnonymousCredentials
-        from google.cloud import storage
-
         storage.Client("local", AnonymousCredentials()).create_bucket(name)
     return name
 
 
 def test_a_preview_shows_the_digest_the_size_and_which_files_change(published: Published) -> None:
-    first = published.put(b"weights" * 1000)
+    first = published.put(b"weights" * 10000)
     inputs = published.step()["newState"]["inputs"]
-    assert (inputs["digest"], inputs["size"]) == (first.digest, "0.0 MB")
+    assert (inputs["digest"], inputs["size"]) == (first.digest, "0.1 MB")
     assert set(inputs["files"]) == {"bert/config.pbtxt", "bert/1/model.onnx"}
     published.stack.up()
     second = published.put(b"other weights")
     shown = published.stack.pulumi("preview", "--diff")
     assert f'"{second.digest}"' in shown
-    changed = [line.split('"')[1] for line in shown.splitlines() if "SHA-256" in line and line.lstrip().startswith("~")]
+    lines = [line.strip() for line in shown.splitlines()]
+    changed = [line.removeprefix("~ ").split(":")[0] for line in lines if line.startswith("~ ") and "SHA-256" in line]
     assert changed == ["bert/1/model.onnx"]
 
 
 def test_an_update_publishes_the_manifest_last_and_then_nothing_changes(published: Published) -> None:
-    manifest = published.put(b"weights")
+    manifest = published.put(b"some weights")
     uri = published.stack.up()["uri"]
     assert uri == f"{published.store.url}/{repository_prefix('bert', manifest.digest)}"
     assert published.store.get(published.key(manifest, MANIFEST_NAME)) == manifest.to_bytes()
-    assert published.store.get(published.key(manifest, "bert/1/model.onnx")) == b"weights"
+    assert published.store.get(published.key(manifest, "bert/1/model.onnx")) == b"some weights"
     assert published.stack.preview() == []
 
 
@@ -112,20 +109,20 @@ def test_bytes_stay_when_the_stack_moves_on_and_when_it_goes(published: Publishe
 
 
 def test_what_was_lost_from_the_store_is_found_by_a_refresh_and_published_again(published: Published) -> None:
-    manifest = published.put(b"weights")
+    manifest = published.put(b"lost weights")
     published.stack.up()
     published.store.delete([published.key(manifest, MANIFEST_NAME), published.key(manifest, "bert/1/model.onnx")])
     published.stack.refresh()
     assert published.step()["op"] == "create"
     published.stack.up()
-    assert published.store.get(published.key(manifest, "bert/1/model.onnx")) == b"weights"
+    assert published.store.get(published.key(manifest, "bert/1/model.onnx")) == b"lost weights"
 
 
-def test_the_state_holds_no_path_of_this_machine_and_no_code(published: Published, tmp_path: Path) -> None:
-    published.put(b"weights")
+def test_the_state_holds_no_path_of_this_machine_and_no_code(published: Published) -> None:
+    published.put(b"more weights")
     published.stack.up()
     state = published.stack.pulumi("stack", "export")
-    assert str(tmp_path) not in state
+    assert str(repository_folder("").parent) not in state
     (resource,) = [each for each in json.loads(state)["deployment"]["resources"] if "dynamic" in each["type"]]
     assert len(resource["inputs"]["__provider"]) < 1000
 
