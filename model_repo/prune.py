@@ -47,7 +47,8 @@ class Pruning:
 def plan_pruning(store: Store, keep: Collection[str], before: datetime, name: str | None = None) -> Pruning:
     """Say what can go: what was last written before a time, and has no digest that is to be kept.
 
-    The time protects what is being published now, and what was published and is not named by a stack yet.
+    The time protects what is being published now, and what was published and is not named by a stack yet. Unfinished
+    uploads are of no digest: they go whatever is to be kept.
 
     Args:
         store: the store.
@@ -65,9 +66,7 @@ def plan_pruning(store: Store, keep: Collection[str], before: datetime, name: st
         if repository.digest not in keep and repository.modified < before
     )
     gone = {repository.digest for repository in repositories}
-    uploads = tuple(
-        upload for upload in store.unfinished(prefix) if upload.started < before and _digest(upload.key) not in keep
-    )
+    uploads = tuple(upload for upload in store.unfinished(prefix) if upload.started < before)
     pointers = tuple(
         pointer.key for pointer in (store.objects(_ENGINES) if gone else []) if _pointed(store, pointer.key) in gone
     )
@@ -110,10 +109,6 @@ def _repositories(objects: list[StoredObject]) -> list[StoredRepository]:
 
 def _manifest_key(name: str, digest: str) -> str:
     return f"{_MODELS}{name}/{digest}/{MANIFEST_NAME}"
-
-
-def _digest(key: str) -> str:
-    return key.removeprefix(_MODELS).split("/")[1]
 
 
 def _pointed(store: Store, key: str) -> str | None:
