@@ -7,8 +7,8 @@ from model_repo.manifest import MANIFEST_NAME, Manifest
 from model_repo.store import PART_SIZE_BYTES
 
 SIZES = {
-    "big/1/model.onnx": 5 * PART_SIZE_BYTES + 12345,
-    "big/1/weights.bin": 2 * PART_SIZE_BYTES,
+    "big/1/model.onnx": 3 * PART_SIZE_BYTES + 12345,
+    "big/1/weights.bin": PART_SIZE_BYTES + 1,
     "big/config.pbtxt": 300,
     "small/1/empty": 0,
     "small/1/model.py": 70_000,

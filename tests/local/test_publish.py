@@ -5,9 +5,9 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -21,7 +21,7 @@ from model_repo.store import PART_SIZE_BYTES, Store, StoreError, open_store
 
 SERVERS = {"s3": s3_server, "moto": s3_emulator, "gcs": gcs_emulator}
 TOTAL = sum(SIZES.values())
-KILLS = 10
+KILLS = {"s3": 10, "gs": 4}  # the emulator of Cloud Storage is slow
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def prefix_of(manifest: Manifest) -> str:
     return repository_prefix(manifest.name, manifest.digest)
 
 
-def start(folder: Path, bucket: Bucket) -> subprocess.Popen[str]:
-    """A process that is about to publish."""
+def start(folder: Path, bucket: Bucket, read_lines: int = 0) -> subprocess.Popen[str]:
+    """A process that publishes, and has said so many times that it has done a part."""
     script = Path(__file__).parent / "publish_process.py"
     process = subprocess.Popen(
         [sys.executable, str(script), str(folder), bucket.url],
@@ -65,6 +65,8 @@ def start(folder: Path, bucket: Bucket) -> subprocess.Popen[str]:
     )
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
+    for _ in range(read_lines):
+        process.stdout.readline()
     return process
 
 
@@ -75,6 +77,12 @@ def held_bytes(store: Store, manifest: Manifest) -> int:
     whole.pop(f"{prefix}/{MANIFEST_NAME}", None)
     keys = {upload.key for upload in store.unfinished(prefix)} - whole.keys()
     return sum(whole.values()) + sum(part.size_bytes for key in keys for part in store.upload(key).parts.values())
+
+
+def parts_stored(log: Path) -> Counter[tuple[str, str]]:
+    """How often the S3 server took each part of each object, by its access log; nothing where there is none."""
+    line = re.compile(r"s3_UploadPart (\S+) \S+[?&]partNumber=(\d+)\S* 200 ")
+    return Counter(line.findall(log.read_text() if log.exists() else ""))
 
 
 class Reader(Thread):
@@ -88,7 +96,7 @@ class Reader(Thread):
 
     def run(self) -> None:
         prefix = prefix_of(self._manifest)
-        while not self._ended.is_set():
+        while not self._ended.wait(0.005):
             if self._store.get(f"{prefix}/{MANIFEST_NAME}"):
                 objects = self._store.objects(f"{prefix}/")
                 self.found = {found.key.removeprefix(f"{prefix}/"): found.size_bytes for found in objects}
@@ -106,36 +114,29 @@ class Reader(Thread):
 @pytest.mark.parametrize("bucket", ["s3", "gcs"], indirect=True)  # moto does not say which parts it holds
 def test_a_killed_publish_continues_without_sending_finished_parts_again(files: Path, bucket: Bucket) -> None:
     store, moments = bucket.open(), random.Random(4)  # noqa: S311 - repeatable
-    write_manifest(files, "undisturbed")
-    undisturbed = start(files, bucket)
-    started = time.monotonic()
-    undisturbed.communicate()
-    whole_seconds = time.monotonic() - started
     halves = 0
-    for kill in range(KILLS):
+    for kill in range(kills := KILLS[bucket.url[:2]]):
         manifest = write_manifest(files, f"killed {kill}")
         with Reader(store, manifest) as reader:
-            process = start(files, bucket)
-            try:
-                process.wait(timeout=moments.uniform(0, whole_seconds))
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process = start(files, bucket, read_lines=moments.randrange(len(SIZES) + 3))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=moments.uniform(0, 0.05))
+            process.kill()
             process.communicate()
             finished = set(store.objects(f"{prefix_of(manifest)}/"))
             held = held_bytes(store, manifest)
             halves += 0 < held < TOTAL
-            again, _ = start(files, bucket).communicate()
+            again = start(files, bucket).communicate()[0].split()[-1]
             reader.join(timeout=30)
-        assert int(again) == TOTAL - held
+        assert int(again) <= TOTAL - held  # less, where the server ended by itself what had reached it whole
         assert reader.found == {**SIZES, MANIFEST_NAME: len(manifest.to_bytes())}
         assert finished <= set(store.objects(f"{prefix_of(manifest)}/")), "an object was written again"
         assert verify(store, manifest.name, manifest.digest, silent) == []
         assert store.unfinished(prefix_of(manifest)) == []
-    assert halves >= KILLS // 3, "too few of the kills came while files were being sent"
-    sent_parts = re.findall(
-        r"REST.PUT.PART (\S+) .*partNumber=(\d+)", bucket.log.read_text() if "s3:" in bucket.url else ""
-    )
-    assert max(Counter(sent_parts).values(), default=1) == 1
+    assert halves >= kills // 3, "too few of the kills came while files were being sent"
+    stored = parts_stored(bucket.log)
+    assert bool(stored) == bucket.log.exists()
+    assert [part for part, times in stored.items() if times > 1] == []
 
 
 def test_what_is_sent_is_counted_and_is_not_sent_again(files: Path, store: Store, manifest: Manifest) -> None:
@@ -155,7 +156,7 @@ def test_publishing_again_asks_for_the_manifest_and_nothing_more(
     before = bucket.log.read_text()
     publish(files, manifest, store, silent)
     (request,) = bucket.log.read_text().removeprefix(before).splitlines()
-    assert f"REST.GET.OBJECT {prefix_of(manifest)}/{MANIFEST_NAME} " in request
+    assert f"s3_GetObject {prefix_of(manifest)}/{MANIFEST_NAME} " in request
 
 
 @pytest.mark.parametrize("path", ["big/1/model.onnx", "big/config.pbtxt"])
