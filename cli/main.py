@@ -11,8 +11,13 @@ from delivery.stack import StackError
 from delivery.status import NotReadyError
 from localcloud.supervisor import SupervisorError
 from localcloud.toolchain import ToolchainError
+from model_repo.archive import ArchiveError
 from model_repo.build import BuildError, NotBuilt
+from model_repo.manifest import ManifestError
+from model_repo.publish import PublishError
+from model_repo.recipe import RecipeError
 from model_repo.spec import SpecError
+from model_repo.store import StoreError
 from model_repo.variant import VariantError
 from stacks.settings import SettingsError
 
@@ -31,13 +36,18 @@ app.add_typer(model.app, name="model")
 
 # What a user can mend: its text is the whole message.
 _USER_ERRORS = (
+    ArchiveError,
     BuildError,
+    ManifestError,
     NotBuilt,
     NotReadyError,
+    PublishError,
+    RecipeError,
     SettingsError,
     SmokeError,
     SpecError,
     StackError,
+    StoreError,
     SupervisorError,
     ToolchainError,
     VariantError,

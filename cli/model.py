@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli import store
 from cli.steps import step
 from model_repo.build import ModelArtifact, NotBuilt, build, built
 from model_repo.recipe import Recipe
@@ -83,3 +84,10 @@ def _fields(artifact: ModelArtifact) -> dict[str, object]:
         "size_bytes": artifact.manifest.size_bytes,
         "weights": artifact.manifest.weights,
     }
+
+
+app.command()(store.publish)
+app.command()(store.copy)
+app.command()(store.verify)
+app.command()(store.prune)
+app.command()(store.archive)

@@ -117,6 +117,7 @@ KUBERNETES = GoTool(
     copies=(("kubernetes", "sigs.k8s.io/kwok", "kustomize/stage"),),
 )
 GCS = GoTool(name="gcs", package="github.com/fsouza/fake-gcs-server", binary="fake-gcs-server")
+VERSITYGW = GoTool(name="versitygw", package="github.com/versity/versitygw/cmd/versitygw", binary="versitygw")
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,15 @@ def find_or_build(report: Report) -> Tools:
     official = official_pulumi()
     pulumi = (official,) if official else (_built(PULUMI, report), _built(PULUMI_LANGUAGE_PYTHON, report))
     return Tools(pulumi=pulumi, kubernetes=_built(KUBERNETES, report), gcs=_built(GCS, report) / GCS.binary)
+
+
+def versitygw(report: Report) -> Path:
+    """The S3 server that publishing is tested and measured against, built (2 min, once) unless it is cached.
+
+    The local cloud does without it. moto, which stands in for S3 there, neither verifies checksums nor lists those of
+    parts.
+    """
+    return _built(VERSITYGW, report) / VERSITYGW.binary
 
 
 def official_pulumi() -> Path | None:

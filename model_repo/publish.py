@@ -149,6 +149,8 @@ def _send(manifest: Manifest, source: str, blocks: Blocks, store: Store, progres
         sent_bytes = _Sender(manifest, source, blocks, store, progress).send()
         store.put_new(key, content, store.checksum(content))
         stored = store.get(key)
+        for left in store.unfinished(f"{prefix}/"):  # by a run that was killed once it had made its object
+            store.abort(left)
     else:
         progress(manifest.size_bytes)
     if stored != content:
