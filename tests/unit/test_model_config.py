@@ -29,7 +29,7 @@ def golden_file(name: str, variant: str, device: str) -> Path:
 @pytest.mark.parametrize(("name", "variant", "device"), CASES)
 def test_the_text_is_the_expected_one(name: str, variant: str, device: Device) -> None:
     expected = golden_file(name, variant, device).read_text(encoding="utf-8")
-    assert config_pbtxt(named_recipe(name, variant, "fp32", device)) == expected
+    assert config_pbtxt(model_config(named_recipe(name, variant, "fp32", device))) == expected
 
 
 def test_no_expected_file_is_left_over() -> None:
@@ -41,7 +41,7 @@ def test_triton_reads_back_what_the_variant_asks_for(name: str, variant: str, de
     recipe = named_recipe(name, variant, "fp32", device)
     spec, asked = recipe.spec, recipe.variant
     config = cast("Any", model_config_pb2).ModelConfig()
-    text_format.Parse(config_pbtxt(recipe), config)
+    text_format.Parse(config_pbtxt(model_config(recipe)), config)
     assert config == model_config(recipe)
     assert config.HasField("dynamic_batching") == asked.dynamic_batching
     assert [group.count for group in config.instance_group] == [asked.instances_per_gpu]
@@ -57,4 +57,4 @@ if __name__ == "__main__":
     for model, variant_name, on in CASES:
         file = golden_file(model, variant_name, on)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(config_pbtxt(named_recipe(model, variant_name, "fp32", on)), encoding="utf-8")
+        file.write_text(config_pbtxt(model_config(named_recipe(model, variant_name, "fp32", on))), encoding="utf-8")
