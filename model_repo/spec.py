@@ -3,26 +3,19 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, cast
+from typing import Annotated, Final, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from model_repo.serving import Serving
+from model_repo.yamlfile import SpecError, error_lines, read_value
 
 MODELS: Final = Path(__file__).parent / "models"
 """The folder of the specs: ``<model name>.yaml``."""
 
-_SHORT: Final = 60
-
 # GPT-2's tokens are no WordPiece, and what it gives are no classes.
 _PIPELINES: Final = {"transformers": "text", "torchvision": "image"}
 """By the kind of a model's source, the kind of pipeline that can be put around it."""
-
-
-class SpecError(ValueError):
-    """A spec that does not exist or does not hold: one line an error."""
 
 
 class _Value(BaseModel):
@@ -246,20 +239,7 @@ def read_spec(path: Path) -> ModelSpec:
     Raises:
         SpecError: the file cannot be read or its content does not hold: one line an error.
     """
-    try:
-        # Through JSON, so that strict types still let a list be a tuple.
-        content = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str)
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise SpecError(f"{path.name}: cannot be read as YAML: {reason}") from error
-    try:
-        spec = ModelSpec.model_validate_json(content, strict=True)
-    except ValidationError as error:
-        lines = [printable(f"{path.name}: {_line(detail)}") for detail in error.errors()]
-        raise SpecError("\n".join(lines)) from error
-    if spec.name != path.stem:
-        raise SpecError(f"{path.name}: name: {json.dumps(spec.name)} must be the name of the file, {path.stem}")
-    return spec
+    return read_value(path, ModelSpec, MODELS)
 
 
 def changed(spec: ModelSpec, changes: Mapping[str, object]) -> ModelSpec:
@@ -271,56 +251,4 @@ def changed(spec: ModelSpec, changes: Mapping[str, object]) -> ModelSpec:
     try:
         return ModelSpec.model_validate({**spec.model_dump(), **changes})
     except ValidationError as error:
-        lines = [printable(f"{spec.name}: {_line(detail)}") for detail in error.errors()]
-        raise SpecError("\n".join(lines)) from error
-
-
-def printable(line: str) -> str:
-    """One line on any terminal, whatever a key or a value of a user's file holds."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
-
-
-def _line(error: ErrorDetails) -> str:
-    """One error: the YAML path, the value, why it is wrong, and a value that works."""
-    # Of the sections that have kinds, pydantic puts the kind into the path.
-    location = error["loc"]
-    path = [str(part) for place, part in enumerate(location) if place != 1 or location[0] not in {"source", "pipeline"}]
-    why = error["msg"].removeprefix("Value error, ")
-    if not path:
-        return why
-    line = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        keys = _keys(_example(path[:-1]))
-        return f"{line}: is not a key" + (f"; one of {', '.join(keys)}" if keys else "")
-    if error["type"] != "missing":
-        line += _short(": {}", error["input"])
-    return f"{line}: {why}" + _short("; such as {}", _example(path))
-
-
-def _short(template: str, value: object) -> str:
-    """``template`` with ``value``, or nothing where that would drown the line."""
-    text = json.dumps(value, default=str)
-    return template.format(text) if value is not None and len(text) <= _SHORT else ""
-
-
-def _example(path: list[str]) -> object:
-    """The value at ``path`` in a spec of this folder: the specs are their own examples."""
-    for file in sorted(MODELS.glob("*.yaml")):
-        node = cast("object", yaml.safe_load(file.read_text(encoding="utf-8")))
-        for part in path:
-            node = _child(node, part)
-        if node is not None:
-            return node
-    return None
-
-
-def _child(node: object, part: str) -> object:
-    if isinstance(node, dict):
-        return cast("dict[str, object]", node).get(part)
-    if isinstance(node, list) and part.isdigit():
-        return next(iter(cast("list[object]", node)[int(part) :]), None)
-    return None
-
-
-def _keys(node: object) -> list[str]:
-    return list(cast("dict[str, object]", node)) if isinstance(node, dict) else []
+        raise SpecError("\n".join(error_lines(error, spec.name, MODELS))) from error

@@ -39,7 +39,9 @@ def test_bert_large_is_the_benchmarked_model() -> None:
 
 
 def test_a_model_that_does_not_exist_is_answered_with_those_that_do() -> None:
-    with pytest.raises(SpecError, match=r'^"bert-lage" is not a model; one of bert-large, bert-small, distilgpt2, resnet50$'):
+    with pytest.raises(
+        SpecError, match=r'^"bert-lage" is not a model; one of bert-large, bert-small, distilgpt2, resnet50$'
+    ):
         load_spec("bert-lage")
 
 
