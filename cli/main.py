@@ -12,8 +12,10 @@ from delivery.status import NotReadyError
 from localcloud.supervisor import SupervisorError
 from localcloud.toolchain import ToolchainError
 from model_repo.build import BuildError, NotBuilt
-from model_repo.spec import SpecError
+from model_repo.placement import PlacementError
+from model_repo.recipe import RecipeError
 from model_repo.variant import VariantError
+from model_repo.yamlfile import SpecError
 from stacks.settings import SettingsError
 
 app = typer.Typer(
@@ -34,6 +36,8 @@ _USER_ERRORS = (
     BuildError,
     NotBuilt,
     NotReadyError,
+    PlacementError,
+    RecipeError,
     SettingsError,
     SmokeError,
     SpecError,

@@ -20,10 +20,11 @@ import yaml
 from filelock import FileLock
 from pydantic import ValidationError
 
+from model_repo.check import repository_errors
 from model_repo.config import served_name
 from model_repo.ensemble import vocabulary_path
 from model_repo.exported import ONNX_NAME, RECORD_NAME, SEEDED_RANDOM, ExportedModel
-from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestFile
+from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestError, ManifestFile
 from model_repo.recipe import Recipe
 from model_repo.spec import ModelSpec, TransformersSource
 from model_repo.tree import configuration_files
@@ -86,7 +87,8 @@ def built(recipe: Recipe) -> ModelArtifact:
         raise NotBuilt(
             f"{recipe} is not built on this machine: "
             + (
-                f"run `triton-stack model build {recipe.spec.name} --variant {recipe.variant.name}`"
+                f"run `triton-stack model build {recipe.spec.name} --variant {recipe.variant.name}"
+                + f"{'' if recipe.precision == 'fp32' else f' --precision {recipe.precision}'}`"
                 if recipe.device == "cpu"
                 else _NAME_A_DIGEST
             )
@@ -123,6 +125,17 @@ def build(recipe: Recipe, report: Report) -> ModelArtifact:
             f"to try again remove {artifact.folder}"
         )
     return artifact
+
+
+def repositories() -> list[ModelArtifact]:
+    """Every repository that has been built on this machine, whatever its options, by model and variant."""
+    found: list[ModelArtifact] = []
+    for path in (cache_path() / "repositories").glob(f"*/{MANIFEST_NAME}"):
+        try:
+            found.append(ModelArtifact(Manifest.from_bytes(path.read_bytes()), path.parent))
+        except ManifestError:  # another version's
+            continue
+    return sorted(found, key=lambda each: (each.name, each.manifest.variant, each.manifest.precision, each.digest))
 
 
 def _build(recipe: Recipe, report: Report) -> None:
@@ -281,6 +294,9 @@ def _assemble(recipe: Recipe, manifest: Manifest) -> None:
             raise BuildError(
                 f"{export_folder(recipe.spec)} is damaged; remove it and build again: {'; '.join(differences)}"
             )
+        refused = repository_errors(folder, gpus=0)
+        if refused:
+            raise BuildError(f"Triton would refuse {recipe}: {'; '.join(refused)}")
 
 
 def _link(source: Path, target: Path) -> None:

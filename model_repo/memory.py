@@ -53,7 +53,7 @@ class Footprint:
 def footprint(recipe: Recipe) -> Footprint:
     """The estimate for one instance of the recipe's model.
 
-    A TensorRT execution context has memory for its profile's largest batch, whatever Triton sends (STATIC, the default):
+    A TensorRT execution context holds its profile's largest batch, whatever Triton sends (STATIC, the default):
     https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/RuntimeConfig.html
     """
     spec, precision = recipe.spec, recipe.precision
