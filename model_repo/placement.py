@@ -48,11 +48,13 @@ class PlacedModel(BaseModel):
     precision: str
     max_batch_size: PositiveInt | None = None
     """The largest batch, also of the engine's profile, where the spec's would take too much memory."""
-    groups: tuple[Group, ...] = Field(min_length=1)
+    groups: tuple[Group, ...]
 
     @field_validator("groups")
     @classmethod
     def _apart(cls, groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        if not groups:
+            raise ValueError("must have an entry, such as [{instances: 2}], which is every GPU")
         named = [gpu for group in groups for gpu in group.gpus]
         if len(set(named)) < len(named) or (len(groups) > 1 and not all(group.gpus for group in groups)):
             raise ValueError("must name each GPU once, as in [{instances: 1, gpus: [0]}, {instances: 2, gpus: [1]}]")
@@ -84,10 +86,12 @@ class Placement(BaseModel):
     description: str
     gpus: int = Field(ge=1, le=8)
     """T4s of the machine; ml.g4dn.metal has the most, 8."""
-    models: tuple[PlacedModel, ...] = Field(min_length=1)
+    models: tuple[PlacedModel, ...]
 
     @model_validator(mode="after")
     def _fits_the_machine(self) -> Self:
+        if not self.models:
+            raise ValueError("models: must have an entry")
         names = [placed.model for placed in self.models]
         if len(set(names)) < len(names):
             raise ValueError("models: a model is named twice; put its instances into one entry's groups")

@@ -117,7 +117,7 @@ def test_an_image_model_in_an_ensemble_takes_a_file_and_gives_the_top_classes(
 ) -> None:
     recipe = named_recipe("resnet50", "trt-db", serving={"ensemble": True, "warmup": ()})
     folder = folder_of(build(recipe, print))
-    pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    pixels = (255 * np.random.default_rng(0).random((300, 400, 3))).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
     assert recipe.spec.pipeline
