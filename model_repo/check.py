@@ -140,7 +140,11 @@ def _ensemble(config: Config, models: Mapping[str, Config]) -> Iterator[str]:
         yield f"ensemble scheduling must be set for ensemble {name} whose platform is ensemble"
         return
     tensors = {tensor.name: ("ensemble " + name, tensor) for tensor in [*config.input, *config.output]}
-    for step in steps:
+    for index, step in enumerate(steps):
+        unset = [field for field in ("model_name", "input_map", "output_map") if not getattr(step, field)]
+        if unset:
+            yield f"must specify '{unset[0]}' in step {index} of ensemble '{name}'"
+            continue
         model = models.get(step.model_name)
         if model is None:
             yield f"ensemble {name} contains models that are not available or ambiguous: {step.model_name}"

@@ -18,7 +18,7 @@ from model_repo.yamlfile import SpecError, read_value
 PLACEMENTS: Final = Path(__file__).parent / "placements"
 """The folder of the placements: ``<name>.yaml``."""
 
-_VALUE = ConfigDict(frozen=True, extra="forbid")
+_VALUE = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class PlacementError(ValueError):

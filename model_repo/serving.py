@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-_VALUE = ConfigDict(frozen=True, extra="forbid")
+_VALUE = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def _rising(sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ _PIPELINES: Final = {"transformers": "text", "torchvision": "image"}
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

@@ -1,6 +1,7 @@
 """A value read from a YAML file, and one line for each thing that is wrong with it."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -79,13 +80,17 @@ def _short(template: str, value: object) -> str:
 
 def _example(path: list[str], examples: Path) -> object:
     """The value at ``path`` in a file of ``examples``."""
-    for file in sorted(examples.glob("*.yaml")):
-        node = cast("object", yaml.safe_load(file.read_text(encoding="utf-8")))
+    for node in _documents(examples):
         for part in path:
             node = _child(node, part)
         if node is not None:
             return node
     return None
+
+
+@cache
+def _documents(folder: Path) -> list[object]:
+    return [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.yaml"))]
 
 
 def _child(node: object, part: str) -> object:
