@@ -14,11 +14,12 @@ from localcloud.toolchain import ToolchainError
 from model_repo.archive import ArchiveError
 from model_repo.build import BuildError, NotBuilt
 from model_repo.manifest import ManifestError
+from model_repo.placement import PlacementError
 from model_repo.publish import PublishError
 from model_repo.recipe import RecipeError
-from model_repo.spec import SpecError
 from model_repo.store import StoreError
 from model_repo.variant import VariantError
+from model_repo.yamlfile import SpecError
 from stacks.settings import SettingsError
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ _USER_ERRORS = (
     ManifestError,
     NotBuilt,
     NotReadyError,
+    PlacementError,
     PublishError,
     RecipeError,
     SettingsError,

@@ -20,11 +20,15 @@ import yaml
 from filelock import FileLock
 from pydantic import ValidationError
 
-from model_repo.config import CONFIG_NAME, config_pbtxt
+from model_repo.check import repository_errors
+from model_repo.config import served_name
+from model_repo.ensemble import vocabulary_path
 from model_repo.exported import ONNX_NAME, RECORD_NAME, SEEDED_RANDOM, ExportedModel
-from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestFile
+from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestError, ManifestFile
 from model_repo.recipe import Recipe
-from model_repo.spec import ModelSpec
+from model_repo.spec import ModelSpec, TransformersSource
+from model_repo.tree import configuration_files
+from model_repo.vocabulary import VocabularyError, fetch_vocabulary, made_up_vocabulary
 
 Report = Callable[[str], None]
 """Takes one line of progress."""
@@ -83,7 +87,8 @@ def built(recipe: Recipe) -> ModelArtifact:
         raise NotBuilt(
             f"{recipe} is not built on this machine: "
             + (
-                f"run `triton-stack model build {recipe.spec.name} --variant {recipe.variant.name}`"
+                f"run `triton-stack model build {recipe.spec.name} --variant {recipe.variant.name}"
+                + f"{'' if recipe.precision == 'fp32' else f' --precision {recipe.precision}'}`"
                 if recipe.device == "cpu"
                 else _NAME_A_DIGEST
             )
@@ -113,7 +118,24 @@ def build(recipe: Recipe, report: Report) -> ModelArtifact:
             f"{recipe.spec.name}: WEIGHTS ARE RANDOM, its answers mean nothing: they could not be downloaded; "
             f"to try again remove {export_folder(recipe.spec)}"
         )
+    source = _tokenized(recipe)
+    if source and not _vocabulary_file(source).exists():
+        report(
+            f"{recipe.spec.name}: THE VOCABULARY IS MADE UP, its tokens mean nothing: it could not be downloaded; "
+            f"to try again remove {artifact.folder}"
+        )
     return artifact
+
+
+def repositories() -> list[ModelArtifact]:
+    """Every repository that has been built on this machine, whatever its options, by model and variant."""
+    found: list[ModelArtifact] = []
+    for path in (cache_path() / "repositories").glob(f"*/{MANIFEST_NAME}"):
+        try:
+            found.append(ModelArtifact(Manifest.from_bytes(path.read_bytes()), path.parent))
+        except ManifestError:  # another version's
+            continue
+    return sorted(found, key=lambda each: (each.name, each.manifest.variant, each.manifest.precision, each.digest))
 
 
 def _build(recipe: Recipe, report: Report) -> None:
@@ -122,7 +144,8 @@ def _build(recipe: Recipe, report: Report) -> None:
         if _find(recipe):  # by another process, while this one waited
             return
         exported = _read_record(recipe.spec) or _export(recipe.spec, report)
-        _assemble(recipe.spec, _manifest(recipe, exported), config_pbtxt(recipe))
+        _download_vocabulary(recipe)
+        _assemble(recipe, _manifest(recipe, exported))
 
 
 def _find(recipe: Recipe) -> ModelArtifact | None:
@@ -139,19 +162,59 @@ def _find(recipe: Recipe) -> ModelArtifact | None:
 
 def _manifest(recipe: Recipe, exported: ExportedModel) -> Manifest:
     """The manifest of a repository, built or not: known from the export's record without reading the model."""
-    name, config = recipe.spec.name, config_pbtxt(recipe).encode()
-    files = (
-        ManifestFile(path=f"{name}/{CONFIG_NAME}", size_bytes=len(config), sha256=hashlib.sha256(config).hexdigest()),
-        ManifestFile(path=f"{name}/1/{ONNX_NAME}", size_bytes=exported.size_bytes, sha256=exported.sha256),
-    )
+    files = [
+        ManifestFile(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for path, content in _text_files(recipe).items()
+    ]
+    onnx = ManifestFile(path=_onnx_path(recipe), size_bytes=exported.size_bytes, sha256=exported.sha256)
     return Manifest(
-        name=name,
+        name=recipe.spec.name,
         variant=recipe.variant.name,
         precision=recipe.precision,
         device=recipe.device,
         weights=exported.weights,
-        files=files,
+        files=(*files, onnx),
     )
+
+
+def _text_files(recipe: Recipe) -> dict[str, bytes]:
+    """Every file but the model's weights, by its path."""
+    source = _tokenized(recipe)
+    if source is None:
+        return configuration_files(recipe)
+    downloaded = _vocabulary_file(source)
+    vocabulary = downloaded.read_bytes() if downloaded.exists() else made_up_vocabulary(source.architecture.vocab_size)
+    return configuration_files(recipe) | {vocabulary_path(recipe.spec): vocabulary}
+
+
+def _onnx_path(recipe: Recipe) -> str:
+    return f"{served_name(recipe)}/1/{ONNX_NAME}"
+
+
+def _tokenized(recipe: Recipe) -> TransformersSource | None:
+    """The source of a model that the repository tokenizes texts for."""
+    source = recipe.spec.source
+    return source if recipe.spec.serving.ensemble and isinstance(source, TransformersSource) else None
+
+
+def _vocabulary_file(source: TransformersSource) -> Path:
+    """Where a downloaded vocabulary is kept."""
+    return cache_path() / "vocabularies" / f"{source.hub.id.replace('/', '--')}-{source.hub.revision}.txt"
+
+
+def _download_vocabulary(recipe: Recipe) -> None:
+    source = _tokenized(recipe)
+    if source is None or _vocabulary_file(source).exists():
+        return
+    try:
+        vocabulary = fetch_vocabulary(source)
+    except VocabularyError as error:
+        raise BuildError(f"{recipe.spec.name}: {error}") from error
+    if vocabulary:
+        _vocabulary_file(source).parent.mkdir(exist_ok=True)
+        partial = _vocabulary_file(source).with_suffix(".part")
+        partial.write_bytes(vocabulary)
+        partial.rename(_vocabulary_file(source))
 
 
 def repository_folder(digest: str) -> Path:
@@ -218,16 +281,23 @@ def _export(spec: ModelSpec, report: Report) -> ExportedModel:
     return exported
 
 
-def _assemble(spec: ModelSpec, manifest: Manifest, config: str) -> None:
+def _assemble(recipe: Recipe, manifest: Manifest) -> None:
     """Lay out the repository, in place of one that has lost a file."""
     with _folder_in_making(repository_folder(manifest.digest)) as folder:
-        (folder / spec.name / "1").mkdir(parents=True)
-        (folder / spec.name / CONFIG_NAME).write_text(config)
-        _link(export_folder(spec) / ONNX_NAME, folder / spec.name / "1" / ONNX_NAME)
+        for path, content in _text_files(recipe).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        (folder / _onnx_path(recipe)).parent.mkdir(parents=True, exist_ok=True)
+        _link(export_folder(recipe.spec) / ONNX_NAME, folder / _onnx_path(recipe))
         (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
         differences = manifest.check_folder(folder)
         if differences:
-            raise BuildError(f"{export_folder(spec)} is damaged; remove it and build again: {'; '.join(differences)}")
+            raise BuildError(
+                f"{export_folder(recipe.spec)} is damaged; remove it and build again: {'; '.join(differences)}"
+            )
+        refused = repository_errors(folder, gpus=0)
+        if refused:
+            raise BuildError(f"Triton would refuse {recipe}: {'; '.join(refused)}")
 
 
 def _link(source: Path, target: Path) -> None:

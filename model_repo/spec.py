@@ -1,25 +1,25 @@
 """What is served: one YAML file a model, read into a ``ModelSpec``."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, cast
+from typing import Annotated, Final, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from model_repo.serving import Serving
+from model_repo.yamlfile import SpecError, error_lines, read_value
 
 MODELS: Final = Path(__file__).parent / "models"
 """The folder of the specs: ``<model name>.yaml``."""
 
-_SHORT: Final = 60
-
-
-class SpecError(ValueError):
-    """A spec that does not exist or does not hold: one line an error."""
+# GPT-2's tokens are no WordPiece, and what it gives are no classes.
+_PIPELINES: Final = {"transformers": "text", "torchvision": "image"}
+"""By the kind of a model's source, the kind of pipeline that can be put around it."""
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -56,6 +56,27 @@ class TransformersSource(_Value):
     architecture: BertArchitecture
     seed: Seed
     """Draws what the hub does not give: the classifier head, and without the hub every weight."""
+
+
+class Gpt2Architecture(_Value):
+    """The sizes of a GPT-2 model, by the names that ``transformers.GPT2Config`` shares with BERT's."""
+
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    max_position_embeddings: PositiveInt
+    """The longest sequence, in tokens."""
+
+
+class Gpt2Source(_Value):
+    """A GPT-2 language model of the ``transformers`` package, which scores the token that follows the text."""
+
+    kind: Literal["gpt2"]
+    hub: HubWeights
+    architecture: Gpt2Architecture
+    seed: Seed
+    """Draws the weights where they cannot be downloaded."""
 
 
 class TorchvisionSource(_Value):
@@ -100,19 +121,51 @@ class BatchProfile(_Value):
         return self
 
 
+class _Classes(_Value):
+    """What a classifier's scores become: the most probable classes, by name."""
+
+    labels: str = Field(pattern=r"^[\w-]+\.txt$")
+    """File beside the spec with the classes' names, a line each, in the order of the scores."""
+    top_k: PositiveInt
+    """How many classes an answer has."""
+
+
+class TextPipeline(_Classes):
+    """Uncased text → WordPiece tokens → model → softmax → classes."""
+
+    kind: Literal["text"]
+
+
+class ImagePipeline(_Classes):
+    """Image file → pixels as ``torchvision``'s evaluation transform makes them → model → softmax → classes."""
+
+    kind: Literal["image"]
+    resize: PositiveInt
+    """The shorter side in pixels before the centre of the model's size is cut out."""
+    mean: tuple[float, float, float]
+    """Of red, green and blue, which lie in 0 to 1; subtracted."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    """Of the same; divided by."""
+
+
 class ModelSpec(_Value):
     """One model: where it comes from, its interface and its batch sizes. Outputs are raw scores."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,38}$")
     """The name in buckets, endpoints and pods, and of the file."""
     description: str
-    source: Annotated[TransformersSource | TorchvisionSource, Field(discriminator="kind")]
+    source: Annotated[TransformersSource | Gpt2Source | TorchvisionSource, Field(discriminator="kind")]
+    parameters: PositiveInt
+    """Numbers that the weights consist of: what a GPU must hold."""
     inputs: tuple[InputSpec, ...]
     """In the order of the model's arguments."""
     outputs: tuple[TensorSpec]
     max_batch_size: PositiveInt
     """The largest batch that Triton sends to the model."""
     profile: BatchProfile
+    serving: Serving = Serving()
+    pipeline: Annotated[TextPipeline | ImagePipeline, Field(discriminator="kind")] | None = None
+    """What an ensemble puts around the model; without it, clients send and get tensors only."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -126,13 +179,28 @@ class ModelSpec(_Value):
             raise ValueError(
                 f"inputs: a {self.source.kind} model takes, in this order, contents {', '.join(arguments)}"
             )
-        if self.source.kind == "transformers":
-            self._fits(self.source.architecture)
+        if isinstance(self.source, TransformersSource):
+            self._fits(self.source.architecture, scores=("num_labels", self.source.architecture.num_labels))
+        elif isinstance(self.source, Gpt2Source):
+            self._fits(self.source.architecture, scores=("vocab_size", self.source.architecture.vocab_size))
         elif len(self.inputs[0].dims) != 3:  # noqa: PLR2004
             raise ValueError("inputs.0.dims: must be channels, height and width, such as [3, 224, 224]")
+        if wrong := self.serving.beyond(self.max_batch_size) or self._pipeline_error():
+            raise ValueError(wrong)
         return self
 
-    def _fits(self, architecture: BertArchitecture) -> None:
+    def _pipeline_error(self) -> str | None:
+        if self.pipeline is None:
+            return "serving.ensemble: true needs a section pipeline" if self.serving.ensemble else None
+        if self.pipeline.kind != _PIPELINES.get(self.source.kind):
+            return f"pipeline.kind: a {self.source.kind} model takes {_PIPELINES.get(self.source.kind, 'none')}"
+        if len(self.outputs[0].dims) != 1 or self.pipeline.top_k > self.outputs[0].dims[0]:
+            return f"pipeline.top_k: {self.pipeline.top_k} classes of outputs.0.dims {list(self.outputs[0].dims)}"
+        if isinstance(self.pipeline, ImagePipeline) and self.pipeline.resize < max(self.inputs[0].dims[1:]):
+            return f"pipeline.resize: {self.pipeline.resize} is less than the image of inputs.0.dims"
+        return None
+
+    def _fits(self, architecture: BertArchitecture | Gpt2Architecture, scores: tuple[str, int]) -> None:
         if len({tensor.dims for tensor in self.inputs}) > 1 or len(self.inputs[0].dims) != 1:
             raise ValueError("inputs: dims must be the sequence length, the same for every input, such as [128]")
         if self.inputs[0].dims[0] > architecture.max_position_embeddings:
@@ -140,8 +208,9 @@ class ModelSpec(_Value):
                 f"inputs.0.dims: {self.inputs[0].dims[0]} tokens are more than "
                 f"source.architecture.max_position_embeddings; use [{architecture.max_position_embeddings}] or less"
             )
-        if self.outputs[0].dims != (architecture.num_labels,):
-            raise ValueError(f"outputs.0.dims: must be source.architecture.num_labels: [{architecture.num_labels}]")
+        name, count = scores
+        if self.outputs[0].dims != (count,):
+            raise ValueError(f"outputs.0.dims: must be source.architecture.{name}: [{count}]")
         if architecture.hidden_size % architecture.num_attention_heads:
             raise ValueError(
                 "source.architecture.num_attention_heads: must divide hidden_size, such as hidden_size / 64"
@@ -170,66 +239,16 @@ def read_spec(path: Path) -> ModelSpec:
     Raises:
         SpecError: the file cannot be read or its content does not hold: one line an error.
     """
+    return read_value(path, ModelSpec, MODELS)
+
+
+def changed(spec: ModelSpec, changes: Mapping[str, object]) -> ModelSpec:
+    """The spec with other values at its top level, held against the rest of it.
+
+    Raises:
+        SpecError: they do not go together: one line an error.
+    """
     try:
-        # Through JSON, so that strict types still let a list be a tuple.
-        content = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str)
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise SpecError(f"{path.name}: cannot be read as YAML: {reason}") from error
-    try:
-        spec = ModelSpec.model_validate_json(content, strict=True)
+        return ModelSpec.model_validate({**spec.model_dump(), **changes})
     except ValidationError as error:
-        lines = [printable(f"{path.name}: {_line(detail)}") for detail in error.errors()]
-        raise SpecError("\n".join(lines)) from error
-    if spec.name != path.stem:
-        raise SpecError(f"{path.name}: name: {json.dumps(spec.name)} must be the name of the file, {path.stem}")
-    return spec
-
-
-def printable(line: str) -> str:
-    """One line on any terminal, whatever a key or a value of a user's file holds."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
-
-
-def _line(error: ErrorDetails) -> str:
-    """One error: the YAML path, the value, why it is wrong, and a value that works."""
-    path = [str(part) for part in error["loc"] if part not in {"transformers", "torchvision"}]
-    why = error["msg"].removeprefix("Value error, ")
-    if not path:
-        return why
-    line = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        keys = _keys(_example(path[:-1]))
-        return f"{line}: is not a key" + (f"; one of {', '.join(keys)}" if keys else "")
-    if error["type"] != "missing":
-        line += _short(": {}", error["input"])
-    return f"{line}: {why}" + _short("; such as {}", _example(path))
-
-
-def _short(template: str, value: object) -> str:
-    """``template`` with ``value``, or nothing where that would drown the line."""
-    text = json.dumps(value, default=str)
-    return template.format(text) if value is not None and len(text) <= _SHORT else ""
-
-
-def _example(path: list[str]) -> object:
-    """The value at ``path`` in a spec of this folder: the specs are their own examples."""
-    for file in sorted(MODELS.glob("*.yaml")):
-        node = cast("object", yaml.safe_load(file.read_text(encoding="utf-8")))
-        for part in path:
-            node = _child(node, part)
-        if node is not None:
-            return node
-    return None
-
-
-def _child(node: object, part: str) -> object:
-    if isinstance(node, dict):
-        return cast("dict[str, object]", node).get(part)
-    if isinstance(node, list) and part.isdigit():
-        return next(iter(cast("list[object]", node)[int(part) :]), None)
-    return None
-
-
-def _keys(node: object) -> list[str]:
-    return list(cast("dict[str, object]", node)) if isinstance(node, dict) else []
+        raise SpecError("\n".join(error_lines(error, spec.name, MODELS))) from error

@@ -29,8 +29,9 @@ from capacity.measurements import MACHINES, SHIPPED_FOLDER
 from components.gcp.t4_zones import T4_ZONES
 from model_repo.compatibility import triton_releases
 from model_repo.recipe import Precision
-from model_repo.spec import printable, spec_names
+from model_repo.spec import spec_names
 from model_repo.variant import VARIANTS, parse_variant
+from model_repo.yamlfile import printable
 
 PROJECT = "triton-stack"
 

@@ -10,7 +10,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from cli import local, model
-from cli.main import app
+from cli.main import app, main
 from cli.status import show_status
 from delivery.smoke import Answer
 from delivery.status import TargetStatus
@@ -18,7 +18,8 @@ from localcloud.cloud import LocalCloud, Ports
 from model_repo.spec import spec_names
 
 GROUP = typer.main.get_group(app)
-COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], ["model", "list"], ["model", "build"]]
+MODEL_COMMANDS = ["list", "show", "render", "place", "build"]
+COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], *(["model", each] for each in MODEL_COMMANDS)]
 STATUS = TargetStatus(
     target="sagemaker",
     endpoint="triton-dev-4cce0e5",
@@ -58,10 +59,67 @@ def test_models_are_listed_as_json_with_the_digests_of_what_is_built(
     assert json.loads(listed.stdout) == [{"model": name, "built": []} for name in spec_names()]
 
 
-def test_an_unknown_device_names_the_known_ones() -> None:
-    refused = CliRunner().invoke(app, ["model", "build", "bert-small", "--device", "a100"])
-    assert refused.exit_code == 2
-    assert '"a100" is not a device; one of' in refused.output
+def test_a_model_is_shown_with_what_it_takes_of_each_gpu_of_each_placement() -> None:
+    shown = json.loads(CliRunner().invoke(app, ["model", "show", "bert-large", "--json"]).stdout)
+    assert shown["spec"]["name"] == "bert-large"
+    assert len(shown["variants"]) == 8
+    (alone,) = [row for row in shown["memory"] if row["placement"] == "c"]
+    assert alone["instances"] == 7
+    assert alone["weights_bytes"] == 7 * 2 * shown["spec"]["parameters"]
+    table = CliRunner().invoke(app, ["model", "show", "bert-large"]).output
+    assert "workspace GB" in table
+
+
+def test_options_of_serving_reach_the_configuration_and_the_written_repository(tmp_path: Path) -> None:
+    command = "model render bert-small --variant trt-ig-db --instances 4 --max-queue-delay-microseconds 100 --no-warmup"
+    sizes = ["--preferred-batch-size", "8", "--preferred-batch-size", "16"]
+    rendered = CliRunner().invoke(app, [*command.split(), *sizes, "--response-cache", "--out", str(tmp_path)])
+    assert rendered.exit_code == 0
+    text = (tmp_path / "bert-small" / "config.pbtxt").read_text()
+    assert text in rendered.output
+    for line in (
+        "count: 4",
+        "preferred_batch_size: 8",
+        "preferred_batch_size: 16",
+        "_microseconds: 100",
+        "enable: true",
+    ):
+        assert line in text
+    assert "model_warmup" not in text
+
+
+def test_a_placement_is_one_repository_of_all_its_models(tmp_path: Path) -> None:
+    CliRunner().invoke(app, ["model", "place", "c", "--out", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert-large", "distilgpt2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("build bert-small --device a100", '"a100" is no device; one of t4, cpu'),
+        ("build bert-small --precision tf32", '"tf32" does not exist on a T4'),
+        ("build bert-small --precision fp16", "slower, and no better a test"),
+        ("build bert-small --variant pt-db --precision int8", "run on a CPU only"),
+        ("build bert-small --variant pt-db --instances 3", "instances: pt-db has one instance a GPU; use pt-ig-db"),
+        ("build bert-small --variant trt-ig --preferred-batch-size 8", "trt-ig has no dynamic batching; use trt-db"),
+        ("build bert-small --preferred-batch-size 32", "32 is more than max_batch_size, 16"),
+        ("build bert-small --max-queue-delay-microseconds 5000000", "less than or equal to 500000"),
+        ("build distilgpt2 --ensemble", "serving.ensemble: true needs a section pipeline"),
+        ("place d", '"d" is not a placement; one of a, b, c'),
+        ("show bert", '"bert" is not a model; one of bert-large'),
+    ],
+)
+def test_what_does_not_go_together_is_one_line_with_what_to_write(
+    arguments: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["triton-stack", "model", *arguments.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+    assert line in said
 
 
 class _Environment(LocalCloud):

@@ -1,16 +1,28 @@
 """Specs: those of the project hold; a wrong one is refused with one line an error."""
 
-import json
+import copy
 import re
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model_repo.spec import MODELS, BatchProfile, SpecError, TransformersSource, load_spec, read_spec, spec_names
+from cli.main import main
+from model_repo.schema import SCHEMAS, schema_text
+from model_repo.spec import (
+    MODELS,
+    BatchProfile,
+    ModelSpec,
+    TransformersSource,
+    changed,
+    load_spec,
+    read_spec,
+    spec_names,
+)
+from model_repo.yamlfile import SpecError
 
 BERT_SMALL = (MODELS / "bert-small.yaml").read_text(encoding="utf-8")
 
@@ -39,7 +51,9 @@ def test_bert_large_is_the_benchmarked_model() -> None:
 
 
 def test_a_model_that_does_not_exist_is_answered_with_those_that_do() -> None:
-    with pytest.raises(SpecError, match=r'^"bert-lage" is not a model; one of bert-large, bert-small, resnet50$'):
+    with pytest.raises(
+        SpecError, match=r'^"bert-lage" is not a model; one of bert-large, bert-small, distilgpt2, resnet50$'
+    ):
         load_spec("bert-lage")
 
 
@@ -58,7 +72,7 @@ def test_a_model_that_does_not_exist_is_answered_with_those_that_do() -> None:
             "main",
             r'source\.hub\.revision: "main": .*such as "[0-9a-f]{40}"',
         ),
-        ("kind: transformers", "kind: keras", r"source: .*'keras'.*'transformers', 'torchvision'"),
+        ("kind: transformers", "kind: keras", r"source: .*'keras'.*'transformers', 'gpt2', 'torchvision'"),
         ("[2]", "[]", r"outputs\.0\.dims: must be source\.architecture\.num_labels: \[2\]"),
         ("[128]", "[]", r"inputs: dims must be the sequence length"),
         ("[2]", "[3]", r"outputs\.0\.dims: must be source\.architecture\.num_labels: \[2\]"),
@@ -104,38 +118,124 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, child in children for place in places(child, (*path, key)))]
 
 
+SPECS = {name: yaml.safe_load((MODELS / f"{name}.yaml").read_text(encoding="utf-8")) for name in spec_names()}
+PLACES = [(name, place) for name, spec in SPECS.items() for place in places(spec)[1:]]
 JUNK = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
+    st.sampled_from([2**31, 2**64, 10**400, -1, 0, 1, 1e308, float("nan"), float("-inf")]),
     st.floats(),
     st.text(max_size=8),
+    st.sampled_from(["\u202e", "\x1b[31m", "\n", "\ud83d", "../..", "image", "text", "\0"]),
     st.dates(),
-    st.lists(st.integers(), max_size=2),
-    st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
+    st.binary(max_size=4),
+    st.lists(st.one_of(st.integers(), st.text(max_size=2)), max_size=3),
+    st.dictionaries(st.one_of(st.text(max_size=4), st.integers()), st.integers(), max_size=2),
+    st.recursive(st.integers(), lambda inner: st.lists(inner, min_size=1, max_size=1), max_leaves=9),
 )
 
 
-@given(place=st.sampled_from(places(yaml.safe_load(BERT_SMALL))), junk=JUNK)
-def test_whatever_a_value_is_replaced_by_is_read_or_refused_line_by_line(
-    tmp_path_factory: pytest.TempPathFactory, place: tuple[Any, ...], junk: object
-) -> None:
-    root = {"spec": yaml.safe_load(BERT_SMALL)}
+@st.composite
+def mutated(draw: st.DrawFn) -> tuple[str, Any]:
+    """A spec of the project with one value replaced, dropped, renamed, wrapped or twice there."""
+    name, place = draw(st.sampled_from(PLACES))
+    root: Any = {"spec": copy.deepcopy(SPECS[name])}
     node: Any = root
     for key in ("spec", *place)[:-1]:
         node = node[key]
-    node[("spec", *place)[-1]] = junk
-    path = tmp_path_factory.mktemp("spec") / "bert-small.yaml"
-    path.write_text(yaml.safe_dump(root["spec"], allow_unicode=True), encoding="utf-8")
+    key = place[-1]
+    match draw(st.sampled_from(["replace", "drop", "rename", "wrap", "repeat"])):
+        case "replace":
+            node[key] = draw(JUNK)
+        case "drop":
+            del node[key]
+        case "rename" if isinstance(node, dict):
+            node[draw(st.one_of(st.text(max_size=8), st.integers(), st.none()))] = node.pop(key)
+        case "wrap":
+            node[key] = draw(st.sampled_from([[node[key]], {str(key): node[key]}]))
+        case _ if isinstance(node, list):
+            cast("list[Any]", node).append(node[key])
+        case _:
+            node[f"{key} "] = node[key]
+    return name, root["spec"]
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=mutated())
+def test_whatever_is_done_to_a_spec_it_is_read_or_refused_in_printable_lines(
+    tmp_path: Path, case: tuple[str, Any]
+) -> None:
+    name, content = case
+    path = tmp_path / f"{name}.yaml"
+    try:
+        path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
+    except yaml.YAMLError:  # what YAML cannot write, no file can hold
+        return
     read, refusal = None, ""
     try:
         read = read_spec(path)
     except SpecError as error:
         refusal = str(error)
     if read:
-        # A date of YAML's is taken as the text that stands there.
-        written = json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str))
-        assert read.model_dump(mode="json") == written
+        assert ModelSpec.model_validate_json(read.model_dump_json(), strict=True) == read
+        assert read.name == name
     else:
         assert refusal
-        assert all(line.startswith("bert-small.yaml: ") for line in refusal.splitlines())
+        for line in refusal.splitlines():
+            assert line.startswith(f"{name}.yaml: ")
+            assert line.isprintable()
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "\0", "a: \ud83d", "- " * 400, "{" * 400, "&a [*a]", "? : :", "1"])
+def test_a_file_that_is_no_spec_is_refused_by_the_command_line_without_a_traceback(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bert-small.yaml").write_bytes(text.encode(errors="surrogatepass"))
+    monkeypatch.setattr("model_repo.spec.MODELS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["triton-stack", "model", "render", "bert-small"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said
+    assert all(line.startswith("error: bert-small.yaml: ") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("section", "bad", "line"),
+    [
+        ("serving", {"warmup": [16, 1]}, r"serving\.warmup: \[16, 1\]: must rise, each size once, as in \[8, 16\]"),
+        ("serving", {"warmup": [1, 17]}, r"serving\.warmup: 17 is more than max_batch_size, 16"),
+        ("serving", {"preferred_batch_sizes": [32]}, r"serving\.preferred_batch_sizes: 32 is more than max_batch_size"),
+        ("serving", {"instances": 0}, r"serving\.instances: 0: .*greater than or equal to 1"),
+        ("serving", {"queue": {}}, r"serving\.queue\.max_queue_size: Field required"),
+        ("serving", {"queue": {"max_queue_size": 1, "timeout_action": "drop"}}, r"timeout_action: \"drop\""),
+        ("pipeline", {"kind": "image"}, r"pipeline\.labels: Field required; such as \"sentiment\.txt\""),
+        ("pipeline", {"kind": "text", "labels": "../x.txt", "top_k": 2}, r"pipeline\.labels: \"\.\./x\.txt\""),
+        ("pipeline", {"kind": "text", "labels": "x.txt", "top_k": 3}, r"pipeline\.top_k: 3 classes of .*\[2\]"),
+        ("pipeline", {"kind": "sound"}, r"pipeline: .*'sound'"),
+    ],
+)
+def test_a_section_that_does_not_fit_is_one_line(tmp_path: Path, section: str, bad: object, line: str) -> None:
+    found = errors(tmp_path, yaml.safe_dump({**SPECS["bert-small"], section: bad}))
+    assert re.search(line, found[0])
+
+
+def test_a_pipeline_goes_with_its_kind_of_model(tmp_path: Path) -> None:
+    swapped = {**SPECS["bert-small"], "pipeline": SPECS["resnet50"]["pipeline"]}
+    assert errors(tmp_path, yaml.safe_dump(swapped)) == [
+        "bert-small.yaml: pipeline.kind: a transformers model takes text"
+    ]
+
+
+def test_an_option_that_does_not_fit_the_model_names_the_model() -> None:
+    with pytest.raises(SpecError, match=r"^resnet50: serving\.warmup: 17 is more than max_batch_size, 16"):
+        changed(load_spec("resnet50"), {"serving": {"warmup": [17]}})
+
+
+@pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.parent.name)
+def test_the_schema_for_editors_is_current_and_every_file_names_it(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == schema_text(path), "run python -m model_repo.schema"
+    for file in path.parent.glob("*.yaml"):
+        assert file.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
