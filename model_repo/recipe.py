@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, get_args
 
 from model_repo.spec import ModelSpec, load_spec
@@ -26,13 +27,17 @@ class Recipe:
     variant: Variant
     precision: Precision
     device: Device
+    calibration_data: Path | None = None
+    """Folder of the samples that set an INT8 model's ranges; None: drawn from a seed. Other precisions ignore it."""
 
     def __str__(self) -> str:
         """In one line, for people."""
         return f"{self.spec.name} {self.variant.name} {self.precision} for {self.device}"
 
 
-def named_recipe(name: str, variant: str, precision: str = "fp32", device: str = "cpu") -> Recipe:
+def named_recipe(
+    name: str, variant: str, precision: str = "fp32", device: str = "cpu", calibration_data: Path | None = None
+) -> Recipe:
     """The recipe of these names.
 
     Raises:
@@ -40,7 +45,9 @@ def named_recipe(name: str, variant: str, precision: str = "fp32", device: str =
         model_repo.variant.VariantError: there is no such variant.
         RecipeError: there is no such precision or device.
     """
-    return Recipe(load_spec(name), parse_variant(variant), parse_precision(precision), _parse_device(device))
+    return Recipe(
+        load_spec(name), parse_variant(variant), parse_precision(precision), _parse_device(device), calibration_data
+    )
 
 
 def parse_precision(text: str) -> Precision:

@@ -58,6 +58,27 @@ class TransformersSource(_Value):
     """Draws what the hub does not give: the classifier head, and without the hub every weight."""
 
 
+class Gpt2Architecture(_Value):
+    """The sizes of a GPT-2 model, by the names that ``transformers.GPT2Config`` shares with BERT's."""
+
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    max_position_embeddings: PositiveInt
+    """The longest sequence, in tokens."""
+
+
+class Gpt2Source(_Value):
+    """A GPT-2 language model of the ``transformers`` package, which scores the token that follows the text."""
+
+    kind: Literal["gpt2"]
+    hub: HubWeights
+    architecture: Gpt2Architecture
+    seed: Seed
+    """Draws the weights where they cannot be downloaded."""
+
+
 class TorchvisionSource(_Value):
     """An image model of the ``torchvision`` package."""
 
@@ -106,7 +127,7 @@ class ModelSpec(_Value):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,38}$")
     """The name in buckets, endpoints and pods, and of the file."""
     description: str
-    source: Annotated[TransformersSource | TorchvisionSource, Field(discriminator="kind")]
+    source: Annotated[TransformersSource | Gpt2Source | TorchvisionSource, Field(discriminator="kind")]
     inputs: tuple[InputSpec, ...]
     """In the order of the model's arguments."""
     outputs: tuple[TensorSpec]
@@ -126,13 +147,15 @@ class ModelSpec(_Value):
             raise ValueError(
                 f"inputs: a {self.source.kind} model takes, in this order, contents {', '.join(arguments)}"
             )
-        if self.source.kind == "transformers":
-            self._fits(self.source.architecture)
+        if isinstance(self.source, TransformersSource):
+            self._fits(self.source.architecture, scores=("num_labels", self.source.architecture.num_labels))
+        elif isinstance(self.source, Gpt2Source):
+            self._fits(self.source.architecture, scores=("vocab_size", self.source.architecture.vocab_size))
         elif len(self.inputs[0].dims) != 3:  # noqa: PLR2004
             raise ValueError("inputs.0.dims: must be channels, height and width, such as [3, 224, 224]")
         return self
 
-    def _fits(self, architecture: BertArchitecture) -> None:
+    def _fits(self, architecture: BertArchitecture | Gpt2Architecture, scores: tuple[str, int]) -> None:
         if len({tensor.dims for tensor in self.inputs}) > 1 or len(self.inputs[0].dims) != 1:
             raise ValueError("inputs: dims must be the sequence length, the same for every input, such as [128]")
         if self.inputs[0].dims[0] > architecture.max_position_embeddings:
@@ -140,8 +163,9 @@ class ModelSpec(_Value):
                 f"inputs.0.dims: {self.inputs[0].dims[0]} tokens are more than "
                 f"source.architecture.max_position_embeddings; use [{architecture.max_position_embeddings}] or less"
             )
-        if self.outputs[0].dims != (architecture.num_labels,):
-            raise ValueError(f"outputs.0.dims: must be source.architecture.num_labels: [{architecture.num_labels}]")
+        name, count = scores
+        if self.outputs[0].dims != (count,):
+            raise ValueError(f"outputs.0.dims: must be source.architecture.{name}: [{count}]")
         if architecture.hidden_size % architecture.num_attention_heads:
             raise ValueError(
                 "source.architecture.num_attention_heads: must divide hidden_size, such as hidden_size / 64"
@@ -193,7 +217,7 @@ def printable(line: str) -> str:
 
 def _line(error: ErrorDetails) -> str:
     """One error: the YAML path, the value, why it is wrong, and a value that works."""
-    path = [str(part) for part in error["loc"] if part not in {"transformers", "torchvision"}]
+    path = [str(part) for part in error["loc"] if part not in {"transformers", "gpt2", "torchvision"}]
     why = error["msg"].removeprefix("Value error, ")
     if not path:
         return why

@@ -12,7 +12,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from model_repo.build import ModelArtifact, build, built, cache_path, export_folder
+from model_repo.build import ModelArtifact, build, built
+from model_repo.cache import cache_path
+from model_repo.conversion import Conversion
 from model_repo.manifest import MANIFEST_NAME, Manifest
 from model_repo.recipe import named_recipe
 from model_repo.sample import reference_outputs, sample_inputs
@@ -48,7 +50,7 @@ def test_a_second_build_does_nothing(artifact: ModelArtifact) -> None:
 
 
 def test_the_export_answered_as_pytorch_does(artifact: ModelArtifact) -> None:
-    record = json.loads((export_folder(load_spec(artifact.name)) / "build.json").read_text())
+    record = json.loads((Conversion(load_spec(artifact.name), "onnx").folder / "build.json").read_text())
     assert 0 < record["parity_error"] <= TOLERANCE
     assert record["weights"] == artifact.manifest.weights
 
@@ -91,7 +93,7 @@ def test_padding_does_not_change_the_answer_and_text_does() -> None:
 def test_the_same_spec_exports_to_the_same_bytes_that_name_no_file_of_this_machine(tmp_path: Path) -> None:
     artifact = build(named_recipe("bert-small", "trt-db"), print)
     python = cache_path() / "export-environment" / "bin" / "python"
-    command = [str(python), "-m", "model_repo.export", str(MODELS / "bert-small.yaml"), str(tmp_path)]
+    command = [str(python), "-m", "model_repo.export", str(MODELS / "bert-small.yaml"), str(tmp_path), "onnx"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     again = (tmp_path / "model.onnx").read_bytes()
     assert again == onnx_file(artifact).read_bytes()
@@ -104,7 +106,7 @@ def test_a_source_that_does_not_exist_is_told_in_one_line(tmp_path: Path) -> Non
     spec = tmp_path / "resnet50.yaml"
     spec.write_text((MODELS / "resnet50.yaml").read_text().replace("model: resnet50", "model: resnet51"))
     python = cache_path() / "export-environment" / "bin" / "python"
-    command = [str(python), "-m", "model_repo.export", str(spec), str(tmp_path)]
+    command = [str(python), "-m", "model_repo.export", str(spec), str(tmp_path), "onnx"]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("resnet50.yaml: source: ")

@@ -39,7 +39,9 @@ def test_bert_large_is_the_benchmarked_model() -> None:
 
 
 def test_a_model_that_does_not_exist_is_answered_with_those_that_do() -> None:
-    with pytest.raises(SpecError, match=r'^"bert-lage" is not a model; one of bert-large, bert-small, resnet50$'):
+    with pytest.raises(
+        SpecError, match=r'^"bert-lage" is not a model; one of bert-large, bert-small, distilgpt2, resnet50$'
+    ):
         load_spec("bert-lage")
 
 
@@ -58,7 +60,7 @@ def test_a_model_that_does_not_exist_is_answered_with_those_that_do() -> None:
             "main",
             r'source\.hub\.revision: "main": .*such as "[0-9a-f]{40}"',
         ),
-        ("kind: transformers", "kind: keras", r"source: .*'keras'.*'transformers', 'torchvision'"),
+        ("kind: transformers", "kind: keras", r"source: .*'keras'.*'transformers', 'gpt2', 'torchvision'"),
         ("[2]", "[]", r"outputs\.0\.dims: must be source\.architecture\.num_labels: \[2\]"),
         ("[128]", "[]", r"inputs: dims must be the sequence length"),
         ("[2]", "[3]", r"outputs\.0\.dims: must be source\.architecture\.num_labels: \[2\]"),
