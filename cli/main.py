@@ -11,7 +11,11 @@ from delivery.stack import StackError
 from delivery.status import NotReadyError
 from localcloud.supervisor import SupervisorError
 from localcloud.toolchain import ToolchainError
+from localcloud.triton import TritonError
 from model_repo.build import BuildError, NotBuilt
+from model_repo.calibration import CalibrationError
+from model_repo.loadtest import LoadError
+from model_repo.recipe import RecipeError
 from model_repo.spec import SpecError
 from model_repo.variant import VariantError
 from stacks.settings import SettingsError
@@ -32,14 +36,18 @@ app.add_typer(model.app, name="model")
 # What a user can mend: its text is the whole message.
 _USER_ERRORS = (
     BuildError,
+    CalibrationError,
+    LoadError,
     NotBuilt,
     NotReadyError,
+    RecipeError,
     SettingsError,
     SmokeError,
     SpecError,
     StackError,
     SupervisorError,
     ToolchainError,
+    TritonError,
     VariantError,
 )
 

@@ -7,15 +7,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.model_bench import bench
+from cli.model_export import CalibrationFolder, export
 from cli.steps import step
 from model_repo.build import ModelArtifact, NotBuilt, build, built
-from model_repo.recipe import Recipe
+from model_repo.recipe import Recipe, named_recipe
 from model_repo.spec import load_spec, spec_names
 from model_repo.variant import VARIANTS, Device, parse_variant
 
 _DEVICES: tuple[Device, ...] = get_args(Device)
 
-app = typer.Typer(no_args_is_help=True, help="Models: list them, build them.")
+app = typer.Typer(no_args_is_help=True, help="Models: list them, build them, measure them.")
 
 
 @app.command(name="list")
@@ -45,22 +47,17 @@ def build_model(
     name: Annotated[str, typer.Argument(help="Name of a spec in model_repo/models/.")],
     variant: Annotated[str, typer.Option(help="One of pt-base … trt-ig-db.")] = "trt-db",
     device: Annotated[str, typer.Option(help="cpu, or t4.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    calibration_data: CalibrationFolder = None,
 ) -> None:
     """Export a model and make its repository, unless that is there already; print its digest.
 
     Example: [bold]triton-stack model build resnet50 --variant trt-ig-db[/]
     """
-    spec, chosen = load_spec(name), parse_variant(variant)
-    with step(f"model {name} {chosen.name}") as report:
-        artifact = build(Recipe(spec, chosen, "fp32", _device(device)), report)
+    recipe = named_recipe(name, variant, precision, device, calibration_data)
+    with step(f"model {recipe}") as report:
+        artifact = build(recipe, report)
     print(artifact.digest)
-
-
-def _device(text: str) -> Device:
-    for device in _DEVICES:
-        if device == text:
-            return device
-    raise typer.BadParameter(f'"{text}" is not a device; one of {", ".join(_DEVICES)}')
 
 
 def _built(name: str) -> list[ModelArtifact]:
@@ -83,3 +80,7 @@ def _fields(artifact: ModelArtifact) -> dict[str, object]:
         "size_bytes": artifact.manifest.size_bytes,
         "weights": artifact.manifest.weights,
     }
+
+
+app.command(name="export")(export)
+app.command(name="bench")(bench)

@@ -101,10 +101,7 @@ class Conversion:
             BuildError: a tool is missing, there is no room, or the conversion failed.
             model_repo.calibration.CalibrationError: there is no calibration data in the folder named.
         """
-        record = self.find()
-        if record is None:
-            with cache_to_write():
-                record = self.find() or self._run(report)  # another process may have made it while this one waited
+        record = self._made(report)
         if record.weights == SEEDED_RANDOM:
             report(
                 f"{self.spec.name}: WEIGHTS ARE RANDOM, its answers mean nothing: they could not be downloaded; "
@@ -115,6 +112,13 @@ class Conversion:
                 f"{self.spec.name}: CALIBRATED ON RANDOM SAMPLES, its answers to real ones may be wrong; "
                 "give some by --calibration-data"
             )
+        return record
+
+    def _made(self, report: Report) -> ExportedModel:
+        record = self.find()
+        if record is None:
+            with cache_to_write():
+                record = self.find() or self._run(report)  # another process may have made it while this one waited
         return record
 
     def _key(self) -> dict[str, Any]:
@@ -135,7 +139,7 @@ class Conversion:
     def _run(self, report: Report) -> ExportedModel:
         """Run the program of this form in its environment; the folder appears whole or not at all."""
         if self.data is not None:
-            self.export.make(report)
+            self.export._made(report)
         python = str(_environment(report) / "bin" / "python")
         with folder_in_making(self.folder) as folder:
             spec_file = folder / f"{self.spec.name}.yaml"

@@ -110,11 +110,9 @@ def main(spec_file: str, source: str, folder: str, data: str | None = None) -> N
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime advises to fold what the export has folded
     try:
         spec = read_spec(Path(spec_file))
-        quantized = quantize(spec, Path(source), Path(folder), CalibrationData(Path(data) if data else None))
+        quantize(spec, Path(source), Path(folder), CalibrationData(Path(data) if data else None))
     except (CalibrationError, SpecError) as error:
         sys.exit(str(error))
-    if quantized.accuracy:
-        print(f"{spec.name}: {quantized.accuracy}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from model_repo.spec import spec_names
 
 GROUP = typer.main.get_group(app)
 COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], ["model", "list"], ["model", "build"]]
+COMMANDS += [["model", "export"], ["model", "bench"]]
 STATUS = TargetStatus(
     target="sagemaker",
     endpoint="triton-dev-4cce0e5",
