@@ -27,9 +27,9 @@ _VARIANTS: Final = ("trt-base", "trt-db", "trt-ig", "trt-ig-db")
 _START_SECONDS: Final = 60
 
 _BOUND: Final = """
-An instance computes on one thread. Where all instances are busy, cores bound the throughput: a batch saves
-only what a request costs beside the arithmetic, and another instance helps while a core is free. This client
-and Triton's own threads take their share. A GPU gains more from a batch: it computes the samples side by side."""
+An instance computes on one thread. Where all instances are busy, cores bound the throughput: a batch then saves only
+what a request costs beside the arithmetic, and loses where it outgrows the caches; another instance helps while a core
+is free. This client and Triton's own threads take their share. A GPU gains more: it computes a batch side by side."""
 
 
 def bench(

@@ -59,10 +59,17 @@ def test_models_are_listed_as_json_with_the_digests_of_what_is_built(
     assert json.loads(listed.stdout) == [{"model": name, "built": []} for name in spec_names()]
 
 
-def test_an_unknown_device_names_the_known_ones() -> None:
-    refused = CliRunner().invoke(app, ["model", "build", "bert-small", "--device", "a100"])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["build", "bert-small", "--calibration-data", "no-such-folder"], "Directory 'no-such-folder' does not exist"),
+        (["bench", "--seconds", "31"], "31 is not in the range"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(arguments: list[str], reason: str) -> None:
+    refused = CliRunner().invoke(app, ["model", *arguments], env={"COLUMNS": "200"})
     assert refused.exit_code == 2
-    assert '"a100" is not a device; one of' in refused.output
+    assert reason in refused.output
 
 
 class _Environment(LocalCloud):
