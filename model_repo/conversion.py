@@ -46,17 +46,9 @@ class Conversion:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        """What a repository of ``recipe`` is made from: on a T4, a TensorRT engine is built from the ONNX file.
-
-        Raises:
-            BuildError: PyTorch is to serve it in another precision than FP32.
-        """
+        """What a repository of ``recipe`` is made from: on a T4, a TensorRT engine is built from the ONNX file."""
         if recipe.device == "t4" and recipe.variant.framework == "pt":
-            if recipe.precision != "fp32":
-                raise BuildError(
-                    f"{recipe}: TorchScript is exported in FP32 only; for {recipe.precision} use a trt- variant"
-                )
-            return cls(recipe.spec, "torchscript")
+            return cls(recipe.spec, "torchscript-fp16" if recipe.precision == "fp16" else "torchscript")
         if recipe.precision == "int8":
             return cls(recipe.spec, "int8", CalibrationData(recipe.calibration_data))
         return cls(recipe.spec, "onnx")

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model_repo.manifest import AccuracyChange, ManifestFile, Sha256
 
-Form = Literal["onnx", "torchscript", "int8"]
-"""ONNX in FP32, TorchScript in FP32, or ONNX whose weights and activations pass through INT8."""
+Form = Literal["onnx", "torchscript", "torchscript-fp16", "int8"]
+"""ONNX in FP32, TorchScript in FP32 or FP16, or ONNX whose weights and activations pass through INT8."""
 
 ONNX_NAME: Final = "model.onnx"
 """The exported model, under the name that Triton's onnxruntime backend looks for."""

@@ -18,8 +18,10 @@ from localcloud.cloud import LocalCloud, Ports
 from model_repo.spec import spec_names
 
 GROUP = typer.main.get_group(app)
-COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], ["model", "list"], ["model", "build"]]
-COMMANDS += [["model", "export"], ["model", "bench"]]
+COMMANDS = [
+    *(["up"], ["down"], ["status"], ["env"], ["preview"]),
+    *(["model", name] for name in ("list", "build", "export", "bench")),
+]
 STATUS = TargetStatus(
     target="sagemaker",
     endpoint="triton-dev-4cce0e5",
@@ -60,16 +62,16 @@ def test_models_are_listed_as_json_with_the_digests_of_what_is_built(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "option"),
     [
-        (["build", "bert-small", "--calibration-data", "no-such-folder"], "Directory 'no-such-folder' does not exist"),
-        (["bench", "--seconds", "31"], "31 is not in the range"),
+        (["build", "bert-small", "--calibration-data", "no-such-folder"], "'--calibration-data'"),
+        (["bench", "--seconds", "31"], "'--seconds'"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused(arguments: list[str], reason: str) -> None:
+def test_an_option_that_cannot_be_is_refused(arguments: list[str], option: str) -> None:
     refused = CliRunner().invoke(app, ["model", *arguments], env={"COLUMNS": "200"})
     assert refused.exit_code == 2
-    assert reason in refused.output
+    assert f"Invalid value for {option}" in refused.output
 
 
 class _Environment(LocalCloud):

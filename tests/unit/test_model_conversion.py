@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_repo.build import BuildError, NotBuilt, build, built
+from model_repo.build import NotBuilt, build, built
 from model_repo.calibration import CalibrationData
 from model_repo.conversion import Conversion
 from model_repo.exported import SEEDED_RANDOM, ExportedModel
@@ -80,17 +80,13 @@ def test_other_calibration_data_is_another_conversion_and_the_same_data_elsewher
         ("trt-db", "fp16", "t4", "onnx"),
         ("trt-db", "int8", "t4", "int8"),
         ("pt-db", "fp32", "t4", "torchscript"),
+        ("pt-db", "fp16", "t4", "torchscript-fp16"),
     ],
 )
 def test_a_repository_is_made_from_the_form_that_its_backend_reads(
     variant: str, precision: str, device: str, form: str
 ) -> None:
     assert Conversion.of(named_recipe("bert-small", variant, precision, device)).form == form
-
-
-def test_torchscript_in_another_precision_is_refused_with_what_to_use() -> None:
-    with pytest.raises(BuildError, match="in FP32 only; for fp16 use a trt- variant"):
-        built(named_recipe("bert-small", "pt-db", "fp16", "t4"))
 
 
 def test_a_torchscript_repository_for_a_t4_is_built_here() -> None:
