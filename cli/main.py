@@ -11,8 +11,11 @@ from delivery.stack import StackError
 from delivery.status import NotReadyError
 from localcloud.supervisor import SupervisorError
 from localcloud.toolchain import ToolchainError
+from localcloud.triton import TritonError
 from model_repo.archive import ArchiveError
 from model_repo.build import BuildError, NotBuilt
+from model_repo.calibration import CalibrationError
+from model_repo.loadtest import LoadError
 from model_repo.manifest import ManifestError
 from model_repo.placement import PlacementError
 from model_repo.publish import PublishError
@@ -39,6 +42,8 @@ app.add_typer(model.app, name="model")
 _USER_ERRORS = (
     ArchiveError,
     BuildError,
+    CalibrationError,
+    LoadError,
     ManifestError,
     NotBuilt,
     NotReadyError,
@@ -52,6 +57,7 @@ _USER_ERRORS = (
     StoreError,
     SupervisorError,
     ToolchainError,
+    TritonError,
     VariantError,
 )
 

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli import store
+from cli.model_bench import bench
+from cli.model_export import CalibrationFolder, export
 from cli.steps import step
 from model_repo.build import ModelArtifact, build, repositories
 from model_repo.memory import CONTEXT_BYTES, T4_BYTES
@@ -120,6 +122,7 @@ def build_model(
     variant: VariantName = "trt-db",
     precision: PrecisionName = "fp32",
     device: DeviceName = "cpu",
+    calibration_data: CalibrationFolder = None,
     preferred_batch_sizes: PreferredBatchSizes = None,
     max_queue_delay_microseconds: QueueDelay = None,
     instances: Instances = None,
@@ -132,8 +135,8 @@ def build_model(
     Example: [bold]triton-stack model build resnet50 --variant trt-ig-db --instances 4 --ensemble[/]
     """
     options = _serving(preferred_batch_sizes, max_queue_delay_microseconds, instances, warmup, response_cache, ensemble)
-    recipe = named_recipe(name, variant, precision, device, options)
-    with step(f"model {name} {recipe.variant.name}") as report:
+    recipe = named_recipe(name, variant, precision, device, options, calibration_data)
+    with step(f"model {recipe}") as report:
         artifact = build(recipe, report)
     print(artifact.digest)
 
@@ -241,3 +244,5 @@ app.command()(store.copy)
 app.command()(store.verify)
 app.command()(store.prune)
 app.command()(store.archive)
+app.command()(export)
+app.command()(bench)

@@ -66,11 +66,20 @@ class AccuracyChange(BaseModel):
 
     model_config = _VALUE
 
+    data: str
+    """What the samples are of: the digest of a folder, or `seeded-random` when they are like no real ones."""
     samples: int = Field(ge=1)
     max_abs_error: float = Field(ge=0)
     """The largest absolute difference of an output."""
     agreement: float = Field(ge=0, le=1)
     """The share of samples whose highest score is of the same class."""
+
+    def __str__(self) -> str:
+        """In one line, for people."""
+        return (
+            f"{self.agreement:.1%} of {self.samples} samples that calibration did not see keep their highest score; "
+            f"an output differs by {self.max_abs_error:.2g} at most"
+        )
 
 
 class Engine(BaseModel):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, get_args
 
 from model_repo.spec import ModelSpec, changed, load_spec
@@ -34,6 +35,8 @@ class Recipe:
     variant: Variant
     precision: Precision
     device: Device
+    calibration_data: Path | None = None
+    """Folder of the samples that set an INT8 model's ranges; None: drawn from a seed. Other precisions ignore it."""
 
     def __post_init__(self) -> None:  # noqa: D105
         if self.device == "cpu" and self.precision == "fp16":
@@ -63,6 +66,7 @@ def named_recipe(
     precision: str = "fp32",
     device: str = "cpu",
     serving: Mapping[str, object] | None = None,
+    calibration_data: Path | None = None,
 ) -> Recipe:
     """The recipe of these names.
 
@@ -72,6 +76,7 @@ def named_recipe(
         precision: fp32, fp16 or int8.
         device: cpu or t4.
         serving: fields of ``model_repo.serving.Serving`` that replace the spec's.
+        calibration_data: folder of an INT8 model's samples.
 
     Raises:
         model_repo.spec.SpecError: there is no such model, its spec is wrong, or an option does not fit it.
@@ -82,7 +87,7 @@ def named_recipe(
     if serving:
         _check_used(chosen, serving)
         spec = changed(spec, {"serving": spec.serving.model_dump() | dict(serving)})
-    return Recipe(spec, chosen, parse_precision(precision), _parse_device(device))
+    return Recipe(spec, chosen, parse_precision(precision), _parse_device(device), calibration_data)
 
 
 def parse_precision(text: str) -> Precision:

@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repo.spec import InputSpec, ModelSpec, TransformersSource
+from model_repo.spec import InputSpec, ModelSpec, TorchvisionSource
 
 NUMPY_TYPES: Final = {"FP16": np.float16, "FP32": np.float32, "INT32": np.int32, "INT64": np.int64}
 """Triton's names of types → numpy's."""
@@ -36,7 +36,7 @@ def _draw(spec: ModelSpec, tensor: InputSpec, batch_size: int, random: np.random
         # A text of at least one token, then padding.
         lengths = _integers(random, 1, tensor.dims[0], (batch_size, 1))
         return (np.arange(tensor.dims[0]) < lengths).astype(dtype)
-    assert isinstance(spec.source, TransformersSource)  # noqa: S101 - ModelSpec lets no other source have token ids
+    assert not isinstance(spec.source, TorchvisionSource)  # noqa: S101 - ModelSpec lets it have no token ids
     return _integers(random, 0, spec.source.architecture.vocab_size - 1, shape).astype(dtype)
 
 

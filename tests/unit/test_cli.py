@@ -18,7 +18,7 @@ from localcloud.cloud import LocalCloud, Ports
 from model_repo.spec import spec_names
 
 GROUP = typer.main.get_group(app)
-MODEL_COMMANDS = ["list", "show", "render", "place", "build"]
+MODEL_COMMANDS = ["list", "show", "render", "place", "build", "export", "bench"]
 COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], *(["model", each] for each in MODEL_COMMANDS)]
 STATUS = TargetStatus(
     target="sagemaker",
@@ -120,6 +120,19 @@ def test_what_does_not_go_together_is_one_line_with_what_to_write(
     assert said.startswith("error: ")
     assert len(said.splitlines()) == 1
     assert line in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["build", "bert-small", "--calibration-data", "no-such-folder"], "'--calibration-data'"),
+        (["bench", "--seconds", "31"], "'--seconds'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(arguments: list[str], option: str) -> None:
+    refused = CliRunner().invoke(app, ["model", *arguments], env={"COLUMNS": "200"})
+    assert refused.exit_code == 2
+    assert f"Invalid value for {option}" in refused.output
 
 
 class _Environment(LocalCloud):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from model_repo.build import BuildError, ModelArtifact, NotBuilt, build, built, cache_path, export_folder
+from model_repo.build import BuildError, ModelArtifact, NotBuilt, build, built, cache_path
+from model_repo.conversion import Conversion
 from model_repo.exported import SEEDED_RANDOM, ExportedModel
-from model_repo.manifest import MANIFEST_NAME, Manifest
+from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestFile
 from model_repo.recipe import named_recipe
 from model_repo.spec import ModelSpec, load_spec
 
@@ -21,19 +22,17 @@ ONNX = b"the model"
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and no uv, so that nothing here can export."""
     monkeypatch.setenv("TRITON_STACK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("model_repo.build._UV", ("/bin/false",))
+    monkeypatch.setattr("model_repo.conversion._UV", ("/bin/false",))
     return tmp_path / "cache"
 
 
 def put_export(spec: ModelSpec = SPEC, onnx: bytes = ONNX, weights: str = "hub@1") -> Path:
-    """Leave behind what an export would."""
-    folder = export_folder(spec)
+    """Leave behind what an export to ONNX would."""
+    folder = Conversion(spec, "onnx").folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(onnx)
-    record = ExportedModel(
-        weights=weights, parity_error=0, size_bytes=len(ONNX), sha256=hashlib.sha256(ONNX).hexdigest()
-    )
-    (folder / "build.json").write_text(record.model_dump_json())
+    file = ManifestFile(path="model.onnx", size_bytes=len(ONNX), sha256=hashlib.sha256(ONNX).hexdigest())
+    (folder / "build.json").write_text(ExportedModel(weights=weights, parity_error=0, files=(file,)).model_dump_json())
     return folder
 
 
@@ -98,24 +97,17 @@ def test_random_weights_are_said_out_loud_every_time_with_what_to_do() -> None:
         assert str(folder) in lines[0]
 
 
-def test_only_what_decides_the_bytes_decides_where_an_export_is_kept() -> None:
-    assert export_folder(SPEC.model_copy(update={"description": "other"})) == export_folder(SPEC)
-    reseeded = SPEC.model_copy(update={"source": SPEC.source.model_copy(update={"seed": 1})})
-    assert export_folder(reseeded) != export_folder(SPEC)
-
-
 def test_what_is_not_built_is_answered_with_the_command_that_builds_it() -> None:
     with pytest.raises(NotBuilt, match=r"`triton-stack model build bert-small --variant trt-db`"):
         built(TRT_DB)
 
 
-@pytest.mark.parametrize("variant", ["trt-db", "pt-base"])
-def test_what_a_t4_serves_is_not_built_here(variant: str) -> None:
+def test_what_a_t4_compiles_is_not_built_here() -> None:
     put_export()
     with pytest.raises(BuildError, match=r"on a T4, not here: .*triton-stack:model\.digest"):
-        build(named_recipe("bert-small", variant, device="t4"), pytest.fail)
+        build(named_recipe("bert-small", "trt-db", device="t4"), pytest.fail)
     with pytest.raises(NotBuilt, match=r"triton-stack:model\.digest"):
-        built(named_recipe("bert-small", variant, device="t4"))
+        built(named_recipe("bert-small", "trt-db", device="t4"))
 
 
 @pytest.mark.parametrize("damage", ["bert-small/config.pbtxt", "bert-small/1/model.onnx", MANIFEST_NAME, ""])
@@ -163,13 +155,13 @@ def test_a_failed_step_is_told_by_its_last_line_and_leaves_nothing_behind(
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\necho noise >&2\necho 'error: no space left' >&2\necho >&2\nexit 2\n")
     uv.chmod(0o755)
-    monkeypatch.setattr("model_repo.build._UV", (str(uv),))
+    monkeypatch.setattr("model_repo.conversion._UV", (str(uv),))
     with pytest.raises(
         BuildError, match=r"^install failed with exit status 2: error: no space left \(all of it: (.*)\)$"
     ):
         build(TRT_DB, lambda _: None)
     assert "noise" in (cache / "logs" / "install.log").read_text()
-    assert not export_folder(SPEC).exists()
+    assert not Conversion(SPEC, "onnx").folder.exists()
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
