@@ -1,4 +1,4 @@
-"""What the project measures: `python -m bench [preview] [publish]`, both without an argument, into `bench/results.json`.
+"""What the project measures, into `bench/results.json`: `python -m bench [preview] [publish]`, both if none is named.
 
 Each measurement is a ratio of what ran in turn in one run, so that what else the machine does falls on both.
 """

@@ -6,13 +6,14 @@ By default nothing needs it: an endpoint reads the published prefix as it is, wi
 
 import gzip
 import hashlib
+import io
 import os
 import tarfile
 import tempfile
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestFile
+from model_repo.manifest import MANIFEST_NAME, Manifest
 
 _FILE_MODE: Final = 0o644
 _STORED: Final = 0
@@ -50,20 +51,24 @@ def write_archive(folder: Path, manifest: Manifest, archive: Path) -> None:
 
 
 def _write_tar(folder: Path, manifest: Manifest, target: gzip.GzipFile) -> None:
-    content = manifest.to_bytes()
-    own = ManifestFile(path=MANIFEST_NAME, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    own = manifest.to_bytes()
     # GNU's format: pax would write a header more a file, ustar has no files of 8 GiB and more.
     with tarfile.open(fileobj=target, mode="w|", format=tarfile.GNU_FORMAT) as tar:
-        for file in sorted((*manifest.files, own), key=lambda file: file.path):
-            entry = tarfile.TarInfo(file.path)  # time 0, owner 0, no names
-            entry.size, entry.mode = file.size_bytes, _FILE_MODE
+        tar.addfile(_entry(MANIFEST_NAME, len(own)), io.BytesIO(own))
+        for file in manifest.files:
             with (folder / file.path).open("rb") as source:
                 if (actual := os.fstat(source.fileno()).st_size) != file.size_bytes:
                     raise ArchiveError(f"{source.name}: {actual} bytes, the manifest says {file.size_bytes}: {_AGAIN}")
                 hashed = _Hashed(source)
-                tar.addfile(entry, hashed)
+                tar.addfile(_entry(file.path, file.size_bytes), hashed)
             if wrong := file.differences(file.size_bytes, hashed.sha256.hexdigest()):
                 raise ArchiveError(f"{folder}/{wrong[0]}: {_AGAIN}")
+
+
+def _entry(path: str, size_bytes: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(path)  # its time and owner are 0
+    entry.size, entry.mode = size_bytes, _FILE_MODE
+    return entry
 
 
 class _Hashed:

@@ -17,8 +17,8 @@ S3 takes at most 10,000 parts, all but the last of 5 MiB or more
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html): files up to 78 GiB, five times a T4's memory.
 """
 
-CONNECTIONS: Final = 6
-"""Requests at a time. More do not help two cores, and each holds a part in memory."""
+CONNECTIONS: Final = 4
+"""Requests at a time: more do not help two cores, and each holds its part in memory, once more as a request."""
 
 
 class StoreError(RuntimeError):

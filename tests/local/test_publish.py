@@ -24,6 +24,20 @@ TOTAL = sum(SIZES.values())
 KILLS = {"s3": 10, "gs": 4}  # the emulator of Cloud Storage is slow
 
 
+DAMAGE: list[tuple[str, Callable[[bytes], bytes] | None, str]] = [
+    ("big/1/weights.bin", lambda content: b"\0" + content[1:], "big/1/weights.bin: SHA-256"),
+    ("big/1/weights.bin", lambda content: content + b"more", "big/1/weights.bin: SHA-256"),
+    ("big/config.pbtxt", None, "big/config.pbtxt: missing"),
+    ("big/stray", lambda _: b"x", "big/stray: not in the manifest"),
+]
+UNFIT: list[tuple[Callable[[Path], None], str]] = [
+    (lambda folder: (folder / "small/2").mkdir(), "small/2: empty, and a store has no empty folders"),
+    (lambda folder: (folder / "small/stray").touch(), "small/stray: not in the manifest"),
+    (lambda folder: (folder / "big/config.pbtxt").unlink(), "big/config.pbtxt: missing"),
+    (lambda folder: flip_a_byte(folder / MANIFEST_NAME, 9), "manifest.json: not the one of digest"),
+]
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("repository"))
@@ -196,12 +210,7 @@ def test_an_object_that_is_there_already_with_the_right_bytes_is_taken(
 
 @pytest.mark.parametrize(
     ("path", "change", "line"),
-    [
-        ("big/1/weights.bin", lambda content: b"\0" + content[1:], "big/1/weights.bin: SHA-256"),
-        ("big/1/weights.bin", lambda content: content + b"more", "big/1/weights.bin: SHA-256"),
-        ("big/config.pbtxt", None, "big/config.pbtxt: missing"),
-        ("big/stray", lambda _: b"x", "big/stray: not in the manifest"),
-    ],
+    DAMAGE,
 )
 def test_verify_names_what_is_damaged_in_the_store(
     files: Path,
@@ -235,12 +244,7 @@ def test_a_flipped_byte_of_the_stored_manifest_is_found(files: Path, store: Stor
 
 @pytest.mark.parametrize(
     ("spoil", "refusal"),
-    [
-        (lambda folder: (folder / "small/2").mkdir(), "small/2: empty, and a store has no empty folders"),
-        (lambda folder: (folder / "small/stray").touch(), "small/stray: not in the manifest"),
-        (lambda folder: (folder / "big/config.pbtxt").unlink(), "big/config.pbtxt: missing"),
-        (lambda folder: flip_a_byte(folder / MANIFEST_NAME, 9), "manifest.json: not the one of digest"),
-    ],
+    UNFIT,
 )
 @pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 def test_a_folder_that_cannot_be_stored_as_it_is_is_refused_before_anything_is_sent(

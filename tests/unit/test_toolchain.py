@@ -13,6 +13,7 @@ from localcloud.toolchain import (
     KUBERNETES,
     PULUMI,
     PULUMI_LANGUAGE_PYTHON,
+    VERSITYGW,
     GoTool,
     ToolchainError,
     find_go,
@@ -192,6 +193,6 @@ def test_a_stand_in_runs_with_this_python_from_any_folder(tmp_path: Path):
 
 
 def test_every_tool_is_pinned_by_a_module_of_its_own():
-    for tool in (PULUMI, PULUMI_LANGUAGE_PYTHON, KUBERNETES, GCS):
+    for tool in (PULUMI, PULUMI_LANGUAGE_PYTHON, KUBERNETES, GCS, VERSITYGW):
         assert tool.go_version() >= (1, 26)
         assert (tool.folder / "go.sum").stat().st_size > 0
