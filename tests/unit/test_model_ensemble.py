@@ -7,6 +7,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from model_repo.ensemble import ensemble_files
@@ -130,9 +131,9 @@ def test_a_hub_that_is_out_of_order_or_out_of_reach_has_none(hub: type[_Hub], mo
     assert fetch_vocabulary(bert_source()) is None
 
 
-def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+def encoded(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
