@@ -1,7 +1,7 @@
 """A value read from a YAML file, and one line for each thing that is wrong with it."""
 
 import json
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -80,17 +80,19 @@ def _short(template: str, value: object) -> str:
 
 def _example(path: list[str], examples: Path) -> object:
     """The value at ``path`` in a file of ``examples``."""
-    for node in _documents(examples):
-        for part in path:
-            node = _child(node, part)
-        if node is not None:
-            return node
-    return None
+    found = (reduce(_child, path, document) for document in _documents(examples))
+    return next((node for node in found if node is not None), None)
 
 
 @cache
 def _documents(folder: Path) -> list[object]:
-    return [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.yaml"))]
+    documents: list[object] = []
+    for file in sorted(folder.glob("*.yaml")):
+        try:
+            documents.append(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, yaml.YAMLError):  # another file that does not hold is no example
+            continue
+    return documents
 
 
 def _child(node: object, part: str) -> object:

@@ -12,11 +12,10 @@ from components.gcp.gpu_cluster import GpuCluster
 from components.gcp.model_reader import ModelReader
 from components.gcp.model_store import ModelStore
 from components.gcp.network import Network
-from components.gcp.published_model import PublishedModel
 from components.kubernetes.triton_deployment import SERVICE_ACCOUNT, TritonDeployment, TritonDeploymentArgs
 from components.kubernetes.triton_scaling import TritonScaling
 from model_repo.compatibility import triton_releases
-from stacks.model import ServedModel
+from stacks.model import ServedModel, model_uri
 from stacks.settings import Settings
 
 
@@ -32,11 +31,7 @@ def deploy(
         plans: Region → on how many nodes.
     """
     store = ModelStore(f"{name}-models", {"location": settings.gke.regions[0]})
-    uri = (
-        pulumi.Output.format("gs://{}/{}", store.bucket, model.prefix)
-        if model.artifact is None
-        else PublishedModel(f"{name}-model", {"bucket": store.bucket, "artifact": model.artifact}).uri
-    )
+    uri = model_uri(f"{name}-model", pulumi.Output.concat("gs://", store.bucket), model)
     deployment: TritonDeploymentArgs = {
         "namespace": name,
         "model_uri": uri,

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import pulumi
+
+from components.published_model import PublishedModel
 from model_repo.build import ModelArtifact, built
 from model_repo.manifest import repository_prefix
 from model_repo.recipe import Recipe
@@ -40,3 +43,16 @@ def served_model(settings: ModelSettings) -> ServedModel:
         return ServedModel(settings.name, settings.digest, artifact=None)
     artifact = built(recipe(settings))
     return ServedModel(settings.name, artifact.digest, artifact)
+
+
+def model_uri(name: str, store: pulumi.Input[str], model: ServedModel) -> pulumi.Output[str]:
+    """Where a store has the repository, without a slash at the end; known once all of it is there.
+
+    Args:
+        name: of the resource that publishes it, where the stack does.
+        store: URL of the model store.
+        model: what is served.
+    """
+    if model.artifact is None:
+        return pulumi.Output.concat(store, "/", model.prefix)
+    return PublishedModel(name, {"store": store, "artifact": model.artifact}).uri

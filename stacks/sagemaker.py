@@ -9,10 +9,9 @@ from capacity.planner import InstancePlan
 from components.aws.endpoint_role import EndpointRole
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.model_store import ModelStore
-from components.aws.published_model import PublishedModel
 from components.aws.triton_endpoint import PRODUCTION_VARIANT, TritonEndpoint
 from model_repo.compatibility import triton_releases
-from stacks.model import ServedModel
+from stacks.model import ServedModel, model_uri
 from stacks.settings import Settings
 
 
@@ -28,11 +27,7 @@ def deploy(name: str, settings: Settings, model: ServedModel, plan: InstancePlan
     release = triton_releases()[settings.triton.release]
     image = release.sagemaker_image(settings.aws_region)
     store = ModelStore(f"{name}-models")
-    uri = (
-        pulumi.Output.format("s3://{}/{}/", store.bucket, model.prefix)
-        if model.artifact is None
-        else PublishedModel(f"{name}-model", {"bucket": store.bucket, "artifact": model.artifact}).uri
-    )
+    uri = model_uri(f"{name}-model", pulumi.Output.concat("s3://", store.bucket), model)
     role = EndpointRole(
         f"{name}-endpoint",
         {"endpoint": name, "bucket_arn": store.arn, "prefix": model.prefix, "image": image},

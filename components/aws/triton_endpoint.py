@@ -16,7 +16,7 @@ class TritonEndpointArgs(TypedDict):
     model: str
     """Name of the model, a folder of the repository."""
     model_uri: pulumi.Input[str]
-    """`s3://<bucket>/models/<name>/<digest>/` of an uncompressed model repository."""
+    """`s3://<bucket>/models/<name>/<digest>` of an uncompressed model repository."""
     role_arn: pulumi.Input[str]
     """Execution role, with its policy attached."""
     image: str
@@ -48,7 +48,8 @@ class TritonEndpoint(pulumi.ComponentResource):
                 "model_data_source": {
                     "s3_data_sources": [
                         {
-                            "s3_uri": args["model_uri"],
+                            # The slash makes it this prefix alone, not every key that begins so.
+                            "s3_uri": pulumi.Output.concat(args["model_uri"], "/"),
                             "s3_data_type": "S3Prefix",
                             # A prefix, not an archive: nothing to unpack when an instance starts.
                             "compression_type": "None",

@@ -69,9 +69,11 @@ def published(
 
 def _make_bucket(scheme: str, name: str) -> str:
     if scheme == "s3":
-        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
+        s3: Any = boto3.Session().client("s3")  # its types are those of a few services
+        s3.create_bucket(Bucket=name)
     else:
-        storage.Client("local", AnonymousCredentials()).create_bucket(name)
+        client: Any = storage.Client("local", AnonymousCredentials())
+        client.create_bucket(name)
     return name
 
 

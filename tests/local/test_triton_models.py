@@ -5,7 +5,9 @@ The models are exported into the user's cache, where they stay: the first run ta
 
 import importlib
 import io
+import json
 import shutil
+import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from localcloud.triton import Triton, TritonInstall, install
-from model_repo.build import ModelArtifact, build
+from model_repo.build import ModelArtifact, build, cache_path
 from model_repo.pipeline.classes import softmax
 from model_repo.pipeline.image import Transform
 from model_repo.pipeline.tokenizer import WordPiece
@@ -25,6 +27,7 @@ from model_repo.recipe import named_recipe
 from model_repo.sample import Array, reference_outputs, sample_inputs
 from model_repo.spec import load_spec
 from model_repo.variant import VARIANTS
+from model_repo.vocabulary import made_up_vocabulary
 
 triton_http: Any = importlib.import_module("tritonclient.http")  # untyped
 
@@ -110,6 +113,36 @@ def test_a_text_model_in_an_ensemble_takes_text_and_gives_classes(installed: Tri
     np.testing.assert_allclose(probabilities, -np.sort(-softmax(scores), axis=1), atol=TOLERANCE)
     names = np.array([b"negative", b"positive"], np.object_)
     np.testing.assert_array_equal(answer.as_numpy("label"), names[np.argsort(-scores, axis=1)])
+
+
+def test_our_tokenizer_gives_the_tokens_that_the_models_own_one_does(tmp_path: Path) -> None:
+    build(named_recipe("bert-small", "trt-db"), print)  # for the environment, which has the original
+    made_up = made_up_vocabulary(30522).decode().rstrip("\n").split("\n")
+    vocabulary = [*made_up[:-6], "hello", "wor", "##ld", "##s", "你", "naive"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    texts = [
+        "Hello, worlds!",
+        "naïve NAÏVE wor ld",
+        "你好 hello你world",
+        "tab\there\u00a0and\u2003there\r\nnew",
+        "zero\u200bwidth\ufffd\x00\x07 control",
+        "$5.00 + 3^2 ~ `x` | <a> @me #1 _x_ €10 «q» — …",
+        "İstanbul ẞtraße ﬁne Å Ω ǅ",
+        "한국어 ひらがな กขค",
+        "x" * 100 + " " + "x" * 101,
+        "👍🏽 ok",
+        "",
+    ]
+    program = (
+        "import json, sys, tokenizers\n"
+        "original = tokenizers.BertWordPieceTokenizer(sys.argv[1], lowercase=True)\n"
+        "print(json.dumps([original.encode(text).ids for text in json.load(sys.stdin)]))"
+    )
+    python = cache_path() / "export-environment" / "bin" / "python"
+    command = [str(python), "-c", program, str(tmp_path / "vocab.txt")]
+    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=True)
+    tokenize = WordPiece(vocabulary)
+    assert [tokenize(text, 512) for text in texts] == json.loads(done.stdout)
 
 
 def test_an_image_model_in_an_ensemble_takes_a_file_and_gives_the_top_classes(

@@ -18,7 +18,10 @@ from localcloud.cloud import LocalCloud, Ports
 from model_repo.spec import spec_names
 
 GROUP = typer.main.get_group(app)
-MODEL_COMMANDS = ["list", "show", "render", "place", "build", "export", "bench"]
+MODEL_COMMANDS = [
+    *("list", "show", "render", "place", "build"),
+    *("publish", "copy", "verify", "prune", "archive", "export", "bench"),
+]
 COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], *(["model", each] for each in MODEL_COMMANDS)]
 STATUS = TargetStatus(
     target="sagemaker",

@@ -19,17 +19,16 @@ from capacity.planner import InstancePlan
 from components.aws.endpoint_role import EndpointRole
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.model_store import ModelStore as S3ModelStore
-from components.aws.published_model import PublishedModel as S3PublishedModel
 from components.aws.triton_endpoint import TritonEndpoint
 from components.gcp.account_id import account_id
 from components.gcp.gpu_cluster import GpuCluster
 from components.gcp.model_reader import ModelReader
 from components.gcp.model_store import ModelStore as GcsModelStore
 from components.gcp.network import Network
-from components.gcp.published_model import PublishedModel as GcsPublishedModel
 from components.gcp.t4_zones import T4_ZONES
 from components.kubernetes.triton_deployment import TritonDeployment
 from components.kubernetes.triton_scaling import TritonScaling
+from components.published_model import PublishedModel
 from model_repo.build import ModelArtifact
 
 Component = type[pulumi.ComponentResource]
@@ -65,10 +64,9 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "plan": (PLAN, OTHER_PLAN),
     },
     S3ModelStore: {},
-    S3PublishedModel: {"bucket": ("a", "b"), "artifact": ("artifact", "other artifact")},
     TritonEndpoint: {
         "model": ("bert", "resnet50"),
-        "model_uri": ("s3://a/", "s3://b/"),
+        "model_uri": ("s3://a", "s3://b"),
         "role_arn": ("arn:a", "arn:b"),
         "image": (IMAGE, "other"),
         "inference_ami_version": ("a", "b"),
@@ -90,7 +88,7 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
     },
     GcsModelStore: {"location": ("us-central1", "europe-west4")},
     Network: {"region": ("us-central1", "europe-west4")},
-    GcsPublishedModel: {"bucket": ("a", "b"), "artifact": ("artifact", "other artifact")},
+    PublishedModel: {"store": ("s3://a", "gs://a"), "artifact": ("artifact", "other artifact")},
     TritonDeployment: {
         "namespace": ("a", "b"),
         "model_uri": ("gs://a", "gs://b"),
@@ -178,7 +176,8 @@ def test_every_argument_reaches_a_resource(component: Component, key: str, build
 @pytest.mark.parametrize("component", ARGUMENTS)
 def test_children_are_named_after_their_component_and_have_it_as_parent(component: Component, build: Build) -> None:
     registered = build(component)
-    own = f"triton-stack:{component.__module__.split('.')[1]}:{component.__name__}"
+    package = component.__module__.split(".")[1:-1]  # none: of either cloud
+    own = f"triton-stack:{(package or ['index'])[0]}:{component.__name__}"
     assert registered
     assert {urn.split("::")[2].split("$")[0] for urn in urns(registered)} == {own}
     assert not [each.name for each in registered if not f"{each.name}-".startswith(f"{NAME}-")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_repo.build import BuildError, ModelArtifact, NotBuilt, build, built, cache_path
+from model_repo.build import BuildError, ModelArtifact, NotBuilt, build, built, cache_path, repositories
 from model_repo.conversion import Conversion
 from model_repo.exported import SEEDED_RANDOM, ExportedModel
 from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestFile
@@ -85,6 +85,34 @@ def test_the_digest_does_not_depend_on_where_it_was_built(monkeypatch: pytest.Mo
     there = build_quietly()
     assert folder_of(there) != folder_of(here)
     assert there.digest == here.digest
+
+
+def test_an_option_of_serving_is_another_digest_of_the_same_export() -> None:
+    put_export()
+    plain = build_quietly()
+    options: list[dict[str, object]] = [{"warmup": []}, {"response_cache": True}, {"max_queue_delay_microseconds": 100}]
+    digests = {build(named_recipe("bert-small", "trt-db", serving=each), pytest.fail).digest for each in options}
+    assert len(digests | {plain.digest}) == 4
+    assert plain.digest in {each.digest for each in repositories()}
+    assert len(repositories()) == 4
+
+
+def test_an_ensemble_is_laid_out_around_the_model_and_its_made_up_vocabulary_said_out_loud(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    put_export()
+    lines: list[str] = []
+    recipe = named_recipe("bert-small", "trt-db", serving={"ensemble": True})
+    folder = folder_of(build(recipe, lines.append))
+    assert folder_of(build(recipe, lines.append)) == folder
+    assert len(lines) == 2
+    assert all("THE VOCABULARY IS MADE UP" in line and str(folder) in line for line in lines)
+    models = ["bert-small", "bert-small-classes", "bert-small-input", "bert-small-model"]
+    assert sorted(path.name for path in folder.iterdir()) == [*models, MANIFEST_NAME]
+    assert (folder / "bert-small-model/1/model.onnx").read_bytes() == ONNX
+    assert (folder / "bert-small/1/README").stat().st_size
+    assert len((folder / "bert-small-input/1/vocab.txt").read_text().splitlines()) == 30522
 
 
 def test_random_weights_are_said_out_loud_every_time_with_what_to_do() -> None:

@@ -23,7 +23,7 @@ from model_repo.recipe import named_recipe
 from model_repo.spec import load_spec
 from model_repo.yamlfile import SpecError
 
-C = yaml.safe_load((PLACEMENTS / "c.yaml").read_text(encoding="utf-8"))
+C: dict[str, Any] = yaml.safe_load((PLACEMENTS / "c.yaml").read_text(encoding="utf-8"))
 
 
 def written(folder: Path, **changes: object) -> Path:

@@ -151,7 +151,8 @@ def mutated(draw: st.DrawFn) -> tuple[str, Any]:
         case "drop":
             del node[key]
         case "rename" if isinstance(node, dict):
-            node[draw(st.one_of(st.text(max_size=8), st.integers(), st.none()))] = node.pop(key)
+            renamed = draw(st.one_of(st.text(max_size=8), st.integers(), st.none()))
+            cast("dict[Any, Any]", node)[renamed] = cast("dict[Any, Any]", node).pop(key)
         case "wrap":
             node[key] = draw(st.sampled_from([[node[key]], {str(key): node[key]}]))
         case _ if isinstance(node, list):

@@ -10,6 +10,8 @@ from program import STACKS, Recorder, RunProgram, stack_config
 
 from model_repo.build import ModelArtifact
 
+REPOSITORY = "pulumi-python:dynamic/triton-stack:ModelRepository"
+
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_every_stack_deploys_both_targets(stack: str, run_program: RunProgram, recorder: Recorder) -> None:
@@ -43,7 +45,7 @@ def test_no_name_depends_on_when_or_where_it_runs(run_program: RunProgram, recor
 def test_a_cluster_of_ones_own_gets_no_network_cluster_or_identity(run_program: RunProgram, recorder: Recorder) -> None:
     run_program("local", stack_config("local"))
     made = {r.typ for r in recorder.resources if r.typ.startswith("gcp:")}
-    assert made == {"gcp:storage/bucket:Bucket", "gcp:storage/bucketObject:BucketObject"}
+    assert made == {"gcp:storage/bucket:Bucket"}
 
 
 @pytest.mark.parametrize(("off", "gone"), [("sagemaker", "aws:"), ("gke", "kubernetes:")])
@@ -82,19 +84,16 @@ def test_a_digest_in_the_settings_is_served_without_upload(run_program: RunProgr
     run_program("prod", stack_config("prod"))
     digest = stack_config("prod")["triton-stack:model"]["digest"]
     assert digest in json.dumps(recorder.one("aws:sagemaker/model:Model").inputs, default=str)
-    assert not recorder.of_type("aws:s3/bucketObjectv2:BucketObjectv2")
-    assert not recorder.of_type("gcp:storage/bucketObject:BucketObject")
+    assert not recorder.of_type(REPOSITORY)
 
 
-def test_the_manifest_is_uploaded_after_every_file(run_program: RunProgram, recorder: Recorder) -> None:
+def test_what_was_built_here_is_published_to_both_stores(
+    run_program: RunProgram, recorder: Recorder, artifact: ModelArtifact
+) -> None:
     run_program("local", stack_config("local"))
-    for typ, key in (
-        ("aws:s3/bucketObjectv2:BucketObjectv2", "key"),
-        ("gcp:storage/bucketObject:BucketObject", "name"),
-    ):
-        keys = [r.inputs[key] for r in recorder.of_type(typ)]
-        assert len(keys) == 3
-        assert keys[-1].endswith("/manifest.json")
+    published = [each.inputs for each in recorder.of_type(REPOSITORY)]
+    assert sorted(each["store"].partition(":")[0] for each in published) == ["gs", "s3"]
+    assert {each["digest"] for each in published} == {artifact.digest}
 
 
 def test_a_wrong_setting_registers_nothing(run_program: RunProgram, recorder: Recorder) -> None:
