@@ -91,29 +91,29 @@ def test_one_instance_that_is_too_large_is_told_so(tmp_path: Path) -> None:
         placement_files(placed)
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"gpus": 9}, r"c\.yaml: gpus: 9: .*less than or equal to 8; such as 4"),
-        ({"gpu": 1}, r"c\.yaml: gpu: is not a key; one of name, description, gpus, models"),
-        ({"models": []}, r"c\.yaml: models: must have an entry"),
-        ({"name": "d"}, r'c\.yaml: name: "d" must be the name of the file, c'),
-        ({"models": C["models"] * 2}, r"c\.yaml: models: a model is named twice"),
-        (
-            {"models": [{**C["models"][0], "groups": [{"instances": 1, "gpus": [1]}]}]},
-            r"c\.yaml: models: GPU 1 is not there",
-        ),
-        ({"models": [{**C["models"][0], "groups": []}]}, r"c\.yaml: models\.0\.groups: .*must have an entry"),
-        (
-            {"models": [{**C["models"][0], "groups": [{"instances": 1}, {"instances": 1}]}]},
-            r"must name each GPU once",
-        ),
-        (
-            {"models": [{**C["models"][0], "groups": [{"instances": 1, "gpus": [0, 0]}]}]},
-            r"must name each GPU once",
-        ),
-    ],
-)
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"gpus": 9}, r"c\.yaml: gpus: 9: .*less than or equal to 8; such as 4"),
+    ({"gpu": 1}, r"c\.yaml: gpu: is not a key; one of name, description, gpus, models"),
+    ({"models": []}, r"c\.yaml: models: must have an entry"),
+    ({"name": "d"}, r'c\.yaml: name: "d" must be the name of the file, c'),
+    ({"models": C["models"] * 2}, r"c\.yaml: models: a model is named twice"),
+    (
+        {"models": [{**C["models"][0], "groups": [{"instances": 1, "gpus": [1]}]}]},
+        r"c\.yaml: models: GPU 1 is not there",
+    ),
+    ({"models": [{**C["models"][0], "groups": []}]}, r"c\.yaml: models\.0\.groups: .*must have an entry"),
+    (
+        {"models": [{**C["models"][0], "groups": [{"instances": 1}, {"instances": 1}]}]},
+        r"must name each GPU once",
+    ),
+    (
+        {"models": [{**C["models"][0], "groups": [{"instances": 1, "gpus": [0, 0]}]}]},
+        r"must name each GPU once",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), WRONG)
 def test_a_wrong_placement_is_one_line(tmp_path: Path, changes: dict[str, object], line: str) -> None:
     with pytest.raises(SpecError, match=line) as caught:
         read_placement(written(tmp_path, **changes))
