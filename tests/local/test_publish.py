@@ -10,7 +10,9 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
+import boto3
 import pytest
 from object_stores import BUCKET, Bucket, gcs_emulator, s3_emulator, s3_server
 from repositories import SIZES, flip_a_byte, write_files, write_manifest
@@ -205,6 +207,19 @@ def test_an_object_that_is_there_already_with_the_right_bytes_is_taken(
     files: Path, store: Store, manifest: Manifest
 ) -> None:
     put(store, f"{prefix_of(manifest)}/big/1/weights.bin", (files / "big/1/weights.bin").read_bytes())
+    assert publish(files, manifest, store, silent).sent_bytes == TOTAL - SIZES["big/1/weights.bin"]
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_an_object_that_another_program_wrote_is_compared_by_reading_it_back(
+    files: Path, bucket: Bucket, store: Store, manifest: Manifest
+) -> None:
+    environment = bucket.environment
+    session: Any = boto3.Session(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
+    client = session.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL_S3"], region_name="us-east-1")
+    key = f"{prefix_of(manifest)}/big/1/weights.bin"
+    client.upload_file(str(files / "big/1/weights.bin"), BUCKET, key, {"ChecksumAlgorithm": "SHA256"})
+    assert store.stored_checksum(key) is None
     assert publish(files, manifest, store, silent).sent_bytes == TOTAL - SIZES["big/1/weights.bin"]
 
 
