@@ -293,6 +293,19 @@ def test_the_store_refuses_bytes_that_do_not_have_their_checksum(store: Store, r
     assert store.get(key) is None
 
 
+@pytest.mark.parametrize("bucket", ["s3", "gcs"], indirect=True)  # moto completes an upload over an object
+def test_the_store_creates_no_object_twice(store: Store, request: pytest.FixtureRequest) -> None:
+    key, first, second = f"models/{request.node.name}", b"first", bytes(PART_SIZE_BYTES)
+    put(store, key, first)
+    put(store, key, second)
+    assert store.get(key) == first
+    upload = store.upload(key)
+    upload.put(1, second, store.checksum(second))
+    upload.finish(1, store.checksum(second))
+    assert store.get(key) == first
+    assert store.unfinished(key) == []
+
+
 def put(store: Store, key: str, content: bytes) -> None:
     """Create an object that only looks right."""
     store.put_new(key, content, store.checksum(content))
