@@ -293,16 +293,21 @@ def test_the_store_refuses_bytes_that_do_not_have_their_checksum(store: Store, r
     assert store.get(key) is None
 
 
-@pytest.mark.parametrize("bucket", ["s3", "gcs"], indirect=True)  # moto completes an upload over an object
 def test_the_store_creates_no_object_twice(store: Store, request: pytest.FixtureRequest) -> None:
-    key, first, second = f"models/{request.node.name}", b"first", bytes(PART_SIZE_BYTES)
-    put(store, key, first)
-    put(store, key, second)
-    assert store.get(key) == first
+    key = f"models/{request.node.name}"
+    put(store, key, b"first")
+    put(store, key, b"second")
+    assert store.get(key) == b"first"
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)  # both emulators ignore the condition of this request
+def test_the_store_makes_no_object_of_parts_where_there_is_one(store: Store, request: pytest.FixtureRequest) -> None:
+    key, part = f"models/{request.node.name}", bytes(PART_SIZE_BYTES)
+    put(store, key, b"first")
     upload = store.upload(key)
-    upload.put(1, second, store.checksum(second))
-    upload.finish(1, store.checksum(second))
-    assert store.get(key) == first
+    upload.put(1, part, store.checksum(part))
+    upload.finish(1, store.checksum(part))
+    assert store.get(key) == b"first"
     assert store.unfinished(key) == []
 
 
