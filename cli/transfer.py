@@ -21,8 +21,9 @@ def transfer(title: str, size_bytes: int) -> Generator[Callable[[int], None]]:
         title: What is done to what.
         size_bytes: All of it.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    bar = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    columns = (*bar, TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=size_bytes)
         started = last_line = time.monotonic()
         lock = Lock()

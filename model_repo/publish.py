@@ -66,9 +66,12 @@ def publish(folder: Path, manifest: Manifest, store: Store, progress: Progress) 
         raise PublishError(f"{folder}: {'; '.join(refused)}: build the repository again")
 
     def blocks(file: ManifestFile) -> Iterator[bytes]:
-        with (folder / file.path).open("rb") as source:
-            while block := source.read(PART_SIZE_BYTES):
-                yield block
+        try:
+            with (folder / file.path).open("rb") as source:
+                while block := source.read(PART_SIZE_BYTES):
+                    yield block
+        except OSError as error:
+            raise PublishError(f"{folder / file.path}: {error.strerror}: build the repository again") from error
 
     return _send(manifest, str(folder), blocks, store, progress)
 

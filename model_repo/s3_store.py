@@ -62,7 +62,9 @@ class S3Store:
         """The object's CRC32, if it has one of the whole object: other programs may have left another, or none."""
         with _errors(f"{self.url}/{key}"):
             head = self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
-        return _decoded(head["ChecksumCRC32"]) if head.get("ChecksumType") == "FULL_OBJECT" else None
+        # Not `head["ChecksumCRC32"]`: type and checksum come apart, as with the SDKs' default, CRC64NVME.
+        crc32 = head.get("ChecksumCRC32") if head.get("ChecksumType") == "FULL_OBJECT" else None
+        return _decoded(crc32) if crc32 else None
 
     def get(self, key: str) -> bytes | None:
         """A small object; None where there is none."""

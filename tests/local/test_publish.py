@@ -10,7 +10,9 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
+import boto3
 import pytest
 from object_stores import BUCKET, Bucket, gcs_emulator, s3_emulator, s3_server
 from repositories import SIZES, flip_a_byte, write_files, write_manifest
@@ -208,6 +210,19 @@ def test_an_object_that_is_there_already_with_the_right_bytes_is_taken(
     assert publish(files, manifest, store, silent).sent_bytes == TOTAL - SIZES["big/1/weights.bin"]
 
 
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_an_object_that_another_program_wrote_is_compared_by_reading_it_back(
+    files: Path, bucket: Bucket, store: Store, manifest: Manifest
+) -> None:
+    environment = bucket.environment
+    session: Any = boto3.Session(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
+    client = session.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL_S3"], region_name="us-east-1")
+    key = f"{prefix_of(manifest)}/big/1/weights.bin"
+    client.upload_file(str(files / "big/1/weights.bin"), BUCKET, key, {"ChecksumAlgorithm": "SHA256"})
+    assert store.stored_checksum(key) is None
+    assert publish(files, manifest, store, silent).sent_bytes == TOTAL - SIZES["big/1/weights.bin"]
+
+
 @pytest.mark.parametrize(
     ("path", "change", "line"),
     DAMAGE,
@@ -276,6 +291,24 @@ def test_the_store_refuses_bytes_that_do_not_have_their_checksum(store: Store, r
     with pytest.raises(StoreError, match=r"(BadDigest|400)"):
         store.upload(key).put(1, part, store.checksum(part) ^ 1)
     assert store.get(key) is None
+
+
+def test_the_store_creates_no_object_twice(store: Store, request: pytest.FixtureRequest) -> None:
+    key = f"models/{request.node.name}"
+    put(store, key, b"first")
+    put(store, key, b"second")
+    assert store.get(key) == b"first"
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)  # both emulators ignore the condition of this request
+def test_the_store_makes_no_object_of_parts_where_there_is_one(store: Store, request: pytest.FixtureRequest) -> None:
+    key, part = f"models/{request.node.name}", bytes(PART_SIZE_BYTES)
+    put(store, key, b"first")
+    upload = store.upload(key)
+    upload.put(1, part, store.checksum(part))
+    upload.finish(1, store.checksum(part))
+    assert store.get(key) == b"first"
+    assert store.unfinished(key) == []
 
 
 def put(store: Store, key: str, content: bytes) -> None:
