@@ -12,6 +12,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from localcloud.pod import free_port
+from localcloud.triton import Triton, install
 from model_repo.build import BuildError, ModelArtifact, build, built
 from model_repo.cache import cache_path
 from model_repo.calibration import CalibrationData
@@ -160,6 +162,35 @@ def test_int8_says_what_it_costs_and_is_as_far_from_fp32_as_it_says() -> None:
     assert accuracy.max_abs_error == pytest.approx(np.abs(answers - expected).max(), rel=1e-3)
     assert accuracy.agreement == (answers.argmax(axis=1) == expected.argmax(axis=1)).mean()
     assert 0 < accuracy.max_abs_error < expected.std()
+
+
+def test_triton_serves_an_int8_repository_as_onnxruntime_answers(tmp_path: Path) -> None:
+    artifact = build(named_recipe("bert-small", "trt-db", "int8"), print)
+    port = free_port()
+    arguments = [f"--model-repository={artifact.folder}", f"--http-port={port}", "--allow-grpc=false"]
+    triton = Triton(
+        install(tmp_path / "triton"),
+        [*arguments, "--allow-metrics=false"],
+        {},
+        ports=[port],
+        ready=(port, "/v2/health/ready"),
+        seconds=60,
+        log=tmp_path / "log",
+    )
+    try:
+        inputs = sample_inputs(load_spec("bert-small"), 2)
+        tensors = [
+            {"name": name, "shape": array.shape, "datatype": "INT32", "data": array.ravel().tolist()}
+            for name, array in inputs.items()
+        ]
+        status, _, body = triton.request(
+            port, "POST", "/v2/models/bert-small/infer", json.dumps({"inputs": tensors}).encode()
+        )
+        assert status == 200, body
+        expected = reference_outputs(onnx_file(artifact), inputs)["logits"]
+        assert np.abs(np.reshape(json.loads(body)["outputs"][0]["data"], expected.shape) - expected).max() < TOLERANCE
+    finally:
+        triton.stop()
 
 
 def test_int8_is_calibrated_on_the_data_that_is_given(tmp_path: Path) -> None:
