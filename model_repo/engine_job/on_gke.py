@@ -15,7 +15,7 @@ from typing import Any
 
 from model_repo.engine_job.compile import ENGINE_NAME, RECORD_NAME, JobError, fail
 from model_repo.engine_job.gcs import GcsStore
-from model_repo.engine_job.layout import engine_path, repository_digest, repository_files
+from model_repo.engine_job.layout import MANIFEST_NAME, engine_path, repository_digest, repository_files
 from model_repo.engine_job.lease import Lease, lease_path, pointer_path, wait_for_turn
 
 _POLL_S = 10.0
@@ -48,11 +48,11 @@ def publish(order: dict[str, Any], store: GcsStore, folder: Path) -> None:
         raise JobError(f"{pointer_path(key)} is gone: it was removed while this ran; run it again")
     record = json.loads(pointer[0])
     files = repository_files(order, record)
-    digest = repository_digest(files)
-    prefix = f"models/{order['model']}/{digest}"
-    store.copy(record["location"], f"{prefix}/{engine_path(order)}")
-    for path, content in files.items():
-        store.write(f"{prefix}/{path}", content, None)
+    prefix = f"models/{order['model']}/{repository_digest(files)}"
+    if store.read(f"{prefix}/{MANIFEST_NAME}") is None:  # it is written last: one that is there is whole
+        store.copy(record["location"], f"{prefix}/{engine_path(order)}")
+        for path, content in files.items():
+            store.write(f"{prefix}/{path}", content, None)
     print(f"engine {key[:12]} is in {prefix}", flush=True)
 
 
