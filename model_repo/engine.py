@@ -56,6 +56,8 @@ class EngineOrder(BaseModel):
     triton_release: str
     tensorrt: str
     compute_capability: str
+    oldest_driver: int
+    """The oldest branch of NVIDIA's driver that runs the image's CUDA, such as 580."""
     build_line: tuple[str, ...]
     check_line: tuple[str, ...]
     tolerance: float = Field(gt=0)
@@ -97,6 +99,7 @@ def engine_order(
         triton_release=release.name,
         tensorrt=release.tensorrt,
         compute_capability=T4_COMPUTE_CAPABILITY,
+        oldest_driver=release.driver,
         build_line=build_line,
         check_line=trtexec_check_line(spec),
         tolerance=TOLERANCES[recipe.precision],

@@ -49,8 +49,16 @@ def compile_engine(order: dict[str, Any], source: Path, work: Path, target: Path
         link = work / path.name
         if not link.is_symlink():
             link.symlink_to(path)
-    _trtexec(order["build_line"], work, order["tensorrt"], driver)
-    _trtexec(order["check_line"], work, order["tensorrt"], driver)
+    try:
+        _trtexec(order["build_line"], work, order["tensorrt"])
+        _trtexec(order["check_line"], work, order["tensorrt"])
+    except JobError as error:
+        if int(driver.partition(".")[0]) >= order["oldest_driver"]:
+            raise
+        raise JobError(
+            f"{error}; the host's driver is {driver}, the image's CUDA needs {order['oldest_driver']}: "
+            "build on a host with a newer one, or for an older Triton release"
+        ) from error
     error = max_abs_error(work / "outputs.json", work / "expected")
     if not error <= order["tolerance"]:
         raise JobError(
@@ -85,7 +93,7 @@ def _check_gpu(compute_capability: str) -> str:
     return driver.split()[0]
 
 
-def _trtexec(line: list[str], work: Path, tensorrt: str, driver: str) -> None:
+def _trtexec(line: list[str], work: Path, tensorrt: str) -> None:
     """Run a `trtexec` line in ``work``, passing on what it prints."""
     program = shutil.which(line[0], path=f"{os.environ.get('PATH', os.defpath)}:{_TRTEXEC_FOLDER}")
     if program is None:
@@ -105,7 +113,7 @@ def _trtexec(line: list[str], work: Path, tensorrt: str, driver: str) -> None:
                 errors.append(text.partition("[E]")[2].strip())
     if running.returncode:
         reason = errors[0] if errors else "it said no reason"
-        raise JobError(f"trtexec failed with exit status {running.returncode}: {reason} (driver {driver})")
+        raise JobError(f"trtexec failed with exit status {running.returncode}: {reason}")
 
 
 def _as_trtexec_says(version: str) -> str:

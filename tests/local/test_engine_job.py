@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tiny_engine import ONNX, Job, order
+from tiny_engine import ONNX, ROOT, Job, order
 
 from model_repo.engine_job.layout import engine_path, repository_digest, repository_files
 from model_repo.manifest import Manifest
@@ -73,7 +74,11 @@ def test_an_engine_that_has_a_record_is_not_built_again(job: Job) -> None:
     [
         (
             {"TRTEXEC_FAULT": "fails"},
-            "trtexec failed with exit status 1: Error[4]: unsupported operator Foo (driver",
+            "trtexec failed with exit status 1: Error[4]: unsupported operator Foo",
+        ),
+        (
+            {"TRTEXEC_FAULT": "fails", "GPU": "7.5, 470.256.02"},
+            "operator Foo; the host's driver is 470.256.02, the image's CUDA needs 580: build on a host with a newer",
         ),
         ({"TRTEXEC_FAULT": "far"}, "answers are 9 from the ONNX file's, over 0.1: build it in a higher precision"),
         ({"TRTEXEC_FAULT": "nan"}, "answers are nan from the ONNX file's"),
@@ -101,3 +106,9 @@ def test_another_onnx_file_than_the_key_s_is_refused(job: Job) -> None:
 def test_an_answer_of_another_shape_is_refused(job: Job) -> None:
     (job.folder / "source/expected/logits.bin").write_bytes(array.array("f", [job.sum] * 3).tobytes())
     assert "output logits: 2 values, expected 3" in job.run().stderr
+
+
+def test_the_job_needs_nothing_but_python_s_standard_library() -> None:
+    for module in ("compile", "on_gke"):
+        command = [sys.executable, "-S", "-c", f"import model_repo.engine_job.{module}"]
+        subprocess.run(command, cwd=ROOT, check=True)

@@ -1,10 +1,12 @@
 """The steps around the build in a Kubernetes Job, against a real Cloud Storage server on loopback."""
 
+import hashlib
 import json
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ class Store:
 @pytest.fixture
 def store(server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server)
-    return Store(server, f"bucket-{abs(hash(request.node.name))}")
+    return Store(server, f"bucket-{hashlib.sha256(str(request.node.name).encode()).hexdigest()[:16]}")
 
 
 def as_json(wanted: EngineOrder) -> dict[str, Any]:
@@ -99,15 +101,8 @@ def test_a_job_makes_a_repository_whose_bytes_are_the_manifest_s(tmp_path: Path,
 def test_two_at_once_build_once_and_both_have_it(tmp_path: Path, store: Store) -> None:
     jobs = [Job(tmp_path / name) for name in "ab"]
     store.put_sources(jobs[0])
-    outcomes: list[str] = []
-    threads = [
-        threading.Thread(target=lambda each=(job, store, name): outcomes.append(build(*each)))
-        for job, name in zip(jobs, "ab", strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(build, jobs, (store, store), ("a", "b")))
     assert sorted(outcomes) == ["built", "found"]
     assert len(store.names("models/")) == 3
     assert len([name for name in store.names("engines/") if name.endswith(".plan")]) == 1
@@ -134,18 +129,14 @@ def test_a_lease_that_has_expired_is_taken_over_and_one_that_has_not_is_respecte
 def test_of_many_that_want_an_expired_lease_one_gets_it(store: Store) -> None:
     key, now = "1" * 64, time.time()
     take_lease(store.ours, key, Lease("dead", now - 1))
-    holders: list[Lease] = []
     start = threading.Barrier(8)
 
-    def ask(name: str) -> None:
+    def ask(number: int) -> Lease:
         start.wait()
-        holders.append(take_lease(store.ours, key, Lease(name, now + 60)))
+        return take_lease(store.ours, key, Lease(str(number), now + 60))
 
-    threads = [threading.Thread(target=ask, args=(str(number),)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        holders = list(pool.map(ask, range(8)))
     assert len(set(holders)) == 1
 
 

@@ -14,7 +14,7 @@ from model_repo.engine import EngineOrder, engine_order
 from model_repo.exported import ExportedModel
 from model_repo.recipe import named_recipe
 
-STAND_INS = Path(__file__).parents[1] / "stand_ins"
+STAND_INS = Path(__file__).parent
 ROOT = Path(__file__).parents[2]
 ONNX = b"the model"
 RELEASE = triton_releases()["25.09"]
@@ -25,6 +25,15 @@ def order(variant: str = "trt-db") -> EngineOrder:
         weights="hub@1", parity_error=0, size_bytes=len(ONNX), sha256=hashlib.sha256(ONNX).hexdigest()
     )
     return engine_order(named_recipe("bert-small", variant, "fp16", "t4"), exported, RELEASE)
+
+
+def install(programs: Path, **environment: str) -> None:
+    """Put the stand-ins where a container's image would have NVIDIA's programs; TRTEXEC_FAULT and GPU change them."""
+    programs.mkdir(exist_ok=True)
+    assignments = " ".join(f"{key}='{value}'" for key, value in environment.items())
+    for name in ("trtexec", "nvidia-smi"):
+        (programs / name).write_text(f'#!/bin/sh\n{assignments} exec {STAND_INS / name} "$@"\n')
+        (programs / name).chmod(0o755)
 
 
 class Job:
