@@ -7,10 +7,14 @@ from typing import Any
 
 import boto3
 import pytest
+from kubernetes import client, config
 from pulumi_stack import PulumiError, Stack
 from tiny_engine import Job, install, order
 
 from localcloud.cloud import LocalCloud
+from model_repo.engine import EngineOrder
+
+kube_config: Any = config
 
 NewStack = Callable[..., Stack]
 
@@ -71,5 +75,25 @@ def test_a_failed_build_is_told_with_its_reason_and_log_and_the_stack_keeps_what
     ):
         stack.up()
     assert stack.outputs()["digest"] == before
-    install(cloud.state / "programs")
-    assert stack.up()["digest"] != before
+
+
+def test_the_job_is_taken_by_the_api_server_and_runs_on_a_t4_node(cloud: LocalCloud, new_stack: NewStack) -> None:
+    stack = new_stack("engine-job", kubeconfig=str(cloud.state / "kubeconfig"))
+    (stack.folder / "order.json").write_text(order().model_dump_json())
+    outputs = stack.up()
+    assert outputs["pointer"] == f"engines/{order().key}.json"
+    api: Any = kube_config.new_client_from_config(str(cloud.state / "kubeconfig"))
+    core: Any = client.CoreV1Api(api)
+    batch: Any = client.BatchV1Api(api)
+    (pod,) = core.list_namespaced_pod(outputs["namespace"]).items
+    node = core.read_node(pod.spec.node_name)
+    assert node.metadata.labels["cloud.google.com/gke-accelerator"] == "nvidia-tesla-t4"
+    assert [each.name for each in pod.spec.init_containers] == ["fetch", "compile"]
+    (job,) = batch.list_namespaced_job(outputs["namespace"]).items
+    # Kubernetes gives a pod the label that the lease is held by.
+    assert pod.metadata.labels["batch.kubernetes.io/controller-uid"] == job.metadata.uid
+    assert job.status.succeeded == 1
+    maps = core.list_namespaced_config_map(outputs["namespace"]).items
+    (content,) = [each.data["order.json"] for each in maps if "order.json" in each.data]
+    assert EngineOrder.model_validate_json(content) == order()
+    assert stack.preview() == []
