@@ -33,6 +33,7 @@ from moto.backends import SERVICE_NAMES
 from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult, EmptyResult
 from moto.iam.access_control import IAMPolicy, PermissionResult
+from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.s3.models import FakeBucket
 from moto.sagemaker import urls as sagemaker_urls
@@ -103,10 +104,13 @@ class SageMaker(SageMakerResponse):
         return result
 
     def create_processing_job(self) -> ActionResult:
-        """As moto, which accepts duplicates, and run it."""
+        """As moto, which accepts duplicates and any role, and run it."""
         name, jobs = self._get_param("ProcessingJobName"), self.sagemaker_backend.processing_jobs
         if name in jobs:
             raise ResourceInUseException(f"Job name must be unique within an AWS account and region: {name}")
+        role = self._get_param("RoleArn")
+        if role not in [each.arn for each in iam_backends[self.current_account]["aws"].get_roles()]:
+            raise ValidationError(f"Could not assume role {role}. Please ensure that the role exists.")
         result = super().create_processing_job()
         job: Any = jobs[name]  # moto's type lacks what is known at the end
         job.processing_job_status, job.processing_end_time = "InProgress", None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.exceptions import ClientError
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 import model_repo.engine_job
 from model_repo.engine_job.compile import ENGINE_NAME, MESSAGE_VARIABLE, RECORD_NAME
@@ -34,6 +35,9 @@ _MARGIN_S: Final = 1800
 _MAX_POLL_S: Final = 15.0
 
 _VOLUME_GB: Final = 30
+
+# A new role is known to IAM at once and to SageMaker some seconds later: https://github.com/pulumi/pulumi-aws/issues/2411
+_ROLE_SECONDS: Final = 60
 
 # https://docs.aws.amazon.com/sagemaker/latest/dg/build-your-own-processing-container.html
 _CONTAINER: Final = "/opt/ml/processing"
@@ -156,60 +160,70 @@ class EngineJob:
 
     def _start(self, job: str) -> None:
         """Start the job of a lease, unless it was started before: by another, or by us before an interrupt."""
-        request, inputs = self._request, f"builds/{job}/input"
-        for path, content in _code(request.order).items():
+        inputs = f"builds/{job}/input"
+        for path, content in _code(self._request.order).items():
             self._store.write(f"{inputs}/{path}", content, None)
         try:
-            self._sagemaker.create_processing_job(
-                ProcessingJobName=job,
-                RoleArn=request.role_arn,
-                AppSpecification={
-                    "ImageUri": request.image,
-                    "ContainerEntrypoint": ["python3", "-m", "model_repo.engine_job.compile"],
-                    "ContainerArguments": [
-                        f"{_CONTAINER}/{name}" for name in ("input/order.json", "source", "work", "output")
-                    ],
-                },
-                Environment={"PYTHONPATH": f"{_CONTAINER}/input", MESSAGE_VARIABLE: _MESSAGE_FILE},
-                ProcessingInputs=[
-                    {
-                        "InputName": name,
-                        "S3Input": {
-                            "S3Uri": uri,
-                            "LocalPath": f"{_CONTAINER}/{name}",
-                            "S3DataType": "S3Prefix",
-                            "S3InputMode": "File",
-                        },
-                    }
-                    for name, uri in (("source", request.source_uri), ("input", f"s3://{request.bucket}/{inputs}/"))
-                ],
-                ProcessingOutputConfig={
-                    "Outputs": [
-                        {
-                            "OutputName": "engine",
-                            "S3Output": {
-                                "S3Uri": f"s3://{request.bucket}/builds/{job}/output",
-                                "LocalPath": f"{_CONTAINER}/output",
-                                "S3UploadMode": "EndOfJob",
-                            },
-                        }
-                    ]
-                },
-                ProcessingResources={
-                    "ClusterConfig": {
-                        "InstanceCount": 1,
-                        "InstanceType": INSTANCE_TYPE,
-                        "VolumeSizeInGB": _VOLUME_GB,
-                    }
-                },
-                StoppingCondition={"MaxRuntimeInSeconds": MAX_RUNTIME_S},
-                # trtexec needs no network: SageMaker itself brings the files and takes them away.
-                NetworkConfig={"EnableNetworkIsolation": True},
-            )
+            self._create(job, inputs)
         except self._sagemaker.exceptions.ResourceInUse:
             self._report(f"engine {self._key[:12]}: {job} runs already; waiting for it")
         else:
             self._report(f"engine {self._key[:12]}: started {job} on {INSTANCE_TYPE}; log: {self._log_url(job)}")
+
+    @retry(
+        retry=retry_if_exception(lambda error: isinstance(error, ClientError) and "assume role" in str(error)),
+        wait=wait_fixed(2),
+        stop=stop_after_delay(_ROLE_SECONDS),
+        reraise=True,
+    )
+    def _create(self, job: str, inputs: str) -> None:
+        request = self._request
+        self._sagemaker.create_processing_job(
+            ProcessingJobName=job,
+            RoleArn=request.role_arn,
+            AppSpecification={
+                "ImageUri": request.image,
+                "ContainerEntrypoint": ["python3", "-m", "model_repo.engine_job.compile"],
+                "ContainerArguments": [
+                    f"{_CONTAINER}/{name}" for name in ("input/order.json", "source", "work", "output")
+                ],
+            },
+            Environment={"PYTHONPATH": f"{_CONTAINER}/input", MESSAGE_VARIABLE: _MESSAGE_FILE},
+            ProcessingInputs=[
+                {
+                    "InputName": name,
+                    "S3Input": {
+                        "S3Uri": uri,
+                        "LocalPath": f"{_CONTAINER}/{name}",
+                        "S3DataType": "S3Prefix",
+                        "S3InputMode": "File",
+                    },
+                }
+                for name, uri in (("source", request.source_uri), ("input", f"s3://{request.bucket}/{inputs}/"))
+            ],
+            ProcessingOutputConfig={
+                "Outputs": [
+                    {
+                        "OutputName": "engine",
+                        "S3Output": {
+                            "S3Uri": f"s3://{request.bucket}/builds/{job}/output",
+                            "LocalPath": f"{_CONTAINER}/output",
+                            "S3UploadMode": "EndOfJob",
+                        },
+                    }
+                ]
+            },
+            ProcessingResources={
+                "ClusterConfig": {
+                    "InstanceCount": 1,
+                    "InstanceType": INSTANCE_TYPE,
+                    "VolumeSizeInGB": _VOLUME_GB,
+                }
+            },
+            StoppingCondition={"MaxRuntimeInSeconds": MAX_RUNTIME_S},
+            # trtexec needs no network: SageMaker itself brings the files and takes them away.
+            NetworkConfig={"EnableNetworkIsolation": True},
+        )
 
     def _wait(self, lease: Lease) -> dict[str, Any]:
         """The job's description once it has ended; one that outlives its lease is stopped."""

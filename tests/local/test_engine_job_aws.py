@@ -29,8 +29,14 @@ class Aws:
 
     def __init__(self, url: str, state: Path) -> None:
         session: Any = boto3.Session("local", "local", region_name=REGION)
-        self.s3, self.sagemaker = (session.client(name, endpoint_url=url) for name in ("s3", "sagemaker"))
+        services = ("s3", "sagemaker", "iam")
+        self.s3, self.sagemaker, self.iam = (session.client(name, endpoint_url=url) for name in services)
         self.state = state
+
+    def make_role(self, name: str) -> None:
+        trust = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+        policy = {"Version": "2012-10-17", "Statement": [trust]}
+        self.iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(policy))
 
     def install(self, **environment: str) -> None:
         install(self.state / "programs", **environment)
@@ -74,6 +80,7 @@ def request_(aws: Aws, tmp_path: Path, request: pytest.FixtureRequest) -> Engine
     key = hashlib.sha256(str(request.node.name).encode()).hexdigest()
     bucket = f"models-{key[:16]}"
     aws.s3.create_bucket(Bucket=bucket)
+    aws.make_role(key)
     job = Job(tmp_path / "job")
     for path in (job.folder / "source").rglob("*"):
         if path.is_file():
@@ -81,7 +88,7 @@ def request_(aws: Aws, tmp_path: Path, request: pytest.FixtureRequest) -> Engine
             aws.s3.upload_file(str(path), bucket, f"sources/{job.order.onnx_sha256}/{name}")
     wanted = {**job.order.model_dump(mode="json"), "key": key}
     source = f"s3://{bucket}/sources/{job.order.onnx_sha256}/"
-    return EngineRequest(wanted, REGION, bucket, source, "image", "arn:aws:iam::123456789012:role/job")
+    return EngineRequest(wanted, REGION, bucket, source, "image", f"arn:aws:iam::123456789012:role/{key}")
 
 
 def run(request: EngineRequest) -> str:
@@ -197,3 +204,16 @@ def test_a_record_that_says_where_an_engine_is_can_be_read_by_whoever_serves_it(
     assert EngineJob(request_, print).is_built()
     record = json.loads(aws.read(request_.bucket, pointer_path(request_.order["key"])))
     assert record["location"] in aws.names(request_.bucket)
+
+
+def test_a_role_that_sagemaker_does_not_know_yet_is_waited_for(aws: Aws, request_: EngineRequest) -> None:
+    name = f"late-{request_.order['key'][:16]}"
+    late = replace(request_, role_arn=f"arn:aws:iam::123456789012:role/{name}")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(run, late)
+        lease = lease_path(request_.order["key"])
+        deadline = time.monotonic() + 30
+        while not aws.names(request_.bucket, lease) and time.monotonic() < deadline:  # it is at it
+            time.sleep(0.05)
+        aws.make_role(name)
+        assert waiting.result()
