@@ -12,6 +12,9 @@ from model_repo.engine import EngineOrder
 from model_repo.engine_job.compile import MESSAGE_VARIABLE
 from model_repo.engine_job.lease import pointer_path
 
+SERVICE_ACCOUNT = "engine-build"
+"""Kubernetes service account of the Job: what a Workload Identity binding names."""
+
 MAX_RUNTIME_S = 2 * 3600
 """Kubernetes stops a Job that takes longer, waiting for a T4 node included."""
 
@@ -45,7 +48,8 @@ class EngineBuildArgs(TypedDict):
     onnx_size_bytes: int
     """Size of the ONNX file, which decides how much disk the pod asks for."""
     google_service_account: NotRequired[pulumi.Input[str]]
-    """E-mail of the account that may read and write the bucket (Workload Identity); left out where pods need none."""
+    """E-mail of the account that may read, write and delete in the bucket (`roles/storage.objectUser`, bound to
+    `SERVICE_ACCOUNT` by Workload Identity); left out where pods need none."""
 
 
 class EngineBuild(pulumi.ComponentResource):
@@ -74,7 +78,7 @@ class EngineBuild(pulumi.ComponentResource):
             },
             opts=child,
         )
-        identity: kubernetes.meta.v1.ObjectMetaArgsDict = {**placed}
+        identity: kubernetes.meta.v1.ObjectMetaArgsDict = {**placed, "name": SERVICE_ACCOUNT}
         if "google_service_account" in args:
             identity["annotations"] = {"iam.gke.io/gcp-service-account": args["google_service_account"]}
         account = kubernetes.core.v1.ServiceAccount(

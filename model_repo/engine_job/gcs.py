@@ -74,7 +74,8 @@ class GcsStore:
         while True:
             try:
                 query = {"ifGenerationMatch": "0", **({"rewriteToken": token} if token else {})}
-                with self._request("POST", url, query) as answer:
+                # Google's front end refuses a POST without a length, and so without a body.
+                with self._request("POST", url, query, b"", {"Content-Type": "application/json"}) as answer:
                     progress: dict[str, Any] = json.load(answer)
             except urllib.error.HTTPError as error:
                 if error.code == HTTPStatus.PRECONDITION_FAILED:

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +16,12 @@ from typing import Any
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
-from tiny_engine import Job, order
+from tiny_engine import STAND_INS, Job, order
 
 from localcloud.pod import free_port
 from localcloud.supervisor import Program, Supervisor, answers
 from localcloud.toolchain import find_or_build
+from model_repo import engine_job
 from model_repo.engine import EngineOrder
 from model_repo.engine_job.compile import JobError
 from model_repo.engine_job.gcs import GcsStore
@@ -182,3 +186,23 @@ def test_a_record_that_was_removed_in_between_is_told(tmp_path: Path, store: Sto
     with pytest.raises(JobError, match="is gone"):
         publish(as_json(other.order), store.ours, other.folder)
     assert json.loads((other.folder / "target/record.json").read_text())["location"]
+
+
+def test_the_steps_run_as_the_pod_runs_them_from_a_config_map_and_on_the_standard_library(
+    tmp_path: Path, store: Store
+) -> None:
+    job = Job(tmp_path / "a")
+    store.put_sources(job)
+    code = tmp_path / "code/model_repo/engine_job"  # no package around it, as in the container
+    shutil.copytree(Path(engine_job.__file__).parent, code)
+    (code / "order.json").write_text(job.order.model_dump_json())
+    work, bucket = tmp_path / "work", store.google.name
+    environment = {"PATH": f"{STAND_INS}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path / "code")}
+    for arguments in (
+        ["on_gke", "fetch", code / "order.json", bucket, work, "uid", "60"],
+        ["compile", code / "order.json", work / "source", work / "compile", work / "target"],
+        ["on_gke", "publish", code / "order.json", bucket, work],
+    ):
+        command = [sys.executable, "-S", "-m", f"model_repo.engine_job.{arguments[0]}", *arguments[1:]]
+        subprocess.run(command, cwd=tmp_path, env=os.environ | environment, check=True, capture_output=True)
+    assert len(store.names("models/")) == 3
