@@ -5,6 +5,8 @@ Run as ``python -m localcloud.aws_emulator --port PORT --state FOLDER``. Added h
 - SageMaker: UpdateEndpoint, LastDeploymentConfig, refusal of duplicates, real hosting (:mod:`localcloud.hosting`), and
   Inference Recommender jobs. Such a job measures nothing here: it stays IN_PROGRESS until its results are handed in as
   ``<state>/recommendations/<job>.json``, a list of the API's ``InferenceRecommendation``.
+- SageMaker: processing jobs run their entrypoint as a process (:mod:`localcloud.processing`), where moto's complete at
+  once and do nothing.
 - SageMaker Runtime: InvokeEndpoint, answered by the Triton behind the endpoint.
 - Application Auto Scaling: a target must name an existing endpoint variant.
 - S3: a bucket policy's conditional statements are left out, where moto applies them without their condition.
@@ -31,6 +33,7 @@ from moto.backends import SERVICE_NAMES
 from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult, EmptyResult
 from moto.iam.access_control import IAMPolicy, PermissionResult
+from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.s3.models import FakeBucket
 from moto.sagemaker import urls as sagemaker_urls
@@ -43,6 +46,7 @@ from werkzeug.serving import run_simple
 
 from localcloud.hosting import Container, Hosting
 from localcloud.pod import LOOPBACK
+from localcloud.processing import Processing
 from localcloud.triton import TritonError
 
 _STARTUP_SECONDS = 300
@@ -53,6 +57,7 @@ class SageMaker(SageMakerResponse):
 
     hosting: ClassVar[Hosting | None] = None
     """None: endpoints are in service at once, and nothing runs."""
+    processing: ClassVar[Processing]
     state: ClassVar[Path]
     jobs: ClassVar[dict[str, dict[str, Any]]] = {}
     """Inference Recommender jobs by name, in the form in which the API describes them."""
@@ -97,6 +102,33 @@ class SageMaker(SageMakerResponse):
         if self.hosting:
             self.hosting.delete(self._get_param("EndpointName"))
         return result
+
+    def create_processing_job(self) -> ActionResult:
+        """As moto, which accepts duplicates and any role, and run it."""
+        name, jobs = self._get_param("ProcessingJobName"), self.sagemaker_backend.processing_jobs
+        if name in jobs:
+            raise ResourceInUseException(f"Job name must be unique within an AWS account and region: {name}")
+        role = self._get_param("RoleArn")
+        if role not in [each.arn for each in iam_backends[self.current_account]["aws"].get_roles()]:
+            raise ValidationError(f"Could not assume role {role}. Please ensure that the role exists.")
+        result = super().create_processing_job()
+        job: Any = jobs[name]  # moto's type lacks what is known at the end
+        job.processing_job_status, job.processing_end_time = "InProgress", None
+
+        def ended(status: str, message: str | None) -> None:
+            job.processing_job_status, job.exit_message = status, message
+            job.failure_reason = "AlgorithmError: see ExitMessage" if status == "Failed" else None
+            job.processing_end_time = job.last_modified_time = datetime.now(UTC)
+
+        self.processing.run(self._get_params(), ended)
+        return result
+
+    def stop_processing_job(self) -> ActionResult:
+        """Stop a job."""
+        name = self._get_param("ProcessingJobName")
+        self.sagemaker_backend.describe_processing_job(name)  # raises what SageMaker answers when there is none
+        self.processing.stop(name)
+        return EmptyResult()
 
     def create_inference_recommendations_job(self) -> ActionResult:
         """Record a job."""
@@ -269,15 +301,17 @@ def _main() -> None:
     runtime_urls.url_paths["{0}/endpoints/(?P<name>[^/]+)/invocations$"] = SageMakerRuntime.dispatch
     FakeBucket.get_permission = _permission
     SageMaker.state = arguments.state
+    session: Any = boto3.Session("local", "local", region_name="us-east-1")
+    s3 = session.resource("s3", endpoint_url=f"http://{LOOPBACK}:{arguments.port}")
+    SageMaker.processing = Processing(arguments.state, s3)
     if not arguments.no_triton:
-        session: Any = boto3.Session("local", "local", region_name="us-east-1")
-        s3 = session.resource("s3", endpoint_url=f"http://{LOOPBACK}:{arguments.port}")
         SageMaker.hosting = Hosting(arguments.state / "sagemaker", s3)
     signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(0))
     try:
         application = DomainDispatcherApplication(_create_app)
         run_simple(LOOPBACK, arguments.port, application, threaded=True, request_handler=MotoRequestHandler)
     finally:
+        SageMaker.processing.close()
         if SageMaker.hosting:
             SageMaker.hosting.close()
 

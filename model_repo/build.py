@@ -130,7 +130,7 @@ def _manifest(recipe: Recipe, exported: ExportedModel) -> Manifest:
     """The manifest of a repository, built or not: known from the export's record without reading the model."""
     files = [
         ManifestFile(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        for path, content in _text_files(recipe).items()
+        for path, content in text_files(recipe).items()
     ]
     files += [file.model_copy(update={"path": f"{_version_folder(recipe)}/{file.path}"}) for file in exported.files]
     return Manifest(
@@ -144,7 +144,7 @@ def _manifest(recipe: Recipe, exported: ExportedModel) -> Manifest:
     )
 
 
-def _text_files(recipe: Recipe) -> dict[str, bytes]:
+def text_files(recipe: Recipe) -> dict[str, bytes]:
     """Every file but the model's weights, by its path."""
     source = _tokenized(recipe)
     if source is None:
@@ -192,7 +192,7 @@ def repository_folder(digest: str) -> Path:
 def _assemble(recipe: Recipe, conversion: Conversion, exported: ExportedModel, manifest: Manifest) -> None:
     """Lay out the repository, in place of one that has lost a file."""
     with folder_in_making(repository_folder(manifest.digest)) as folder:
-        for path, content in _text_files(recipe).items():
+        for path, content in text_files(recipe).items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
         version = folder / _version_folder(recipe)

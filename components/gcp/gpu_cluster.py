@@ -11,6 +11,10 @@ from components.gcp.account_id import account_id
 from components.gcp.network import PODS_RANGE, SERVICES_RANGE
 from components.gcp.t4_zones import T4_ZONES
 
+ACCELERATOR = "nvidia-tesla-t4"
+GPU_DRIVER_VERSION = "LATEST"
+"""The default one is too old for the CUDA of recent Triton images: `model_repo.compatibility_check` compares them."""
+
 
 class GpuClusterArgs(TypedDict):
     """Where the cluster runs, and how many T4 nodes it may have."""
@@ -106,9 +110,9 @@ class GpuCluster(pulumi.ComponentResource):
                 "machine_type": plan.instance_type,
                 "guest_accelerators": [
                     {
-                        "type": "nvidia-tesla-t4",
+                        "type": ACCELERATOR,
                         "count": 1,
-                        "gpu_driver_installation_config": {"gpu_driver_version": "LATEST"},
+                        "gpu_driver_installation_config": {"gpu_driver_version": GPU_DRIVER_VERSION},
                     }
                 ],
                 # Gigabytes: two Triton images of 20 GB unpacked while one follows the other, and the model.

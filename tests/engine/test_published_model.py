@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -72,7 +72,7 @@ def _make_bucket(scheme: str, name: str) -> str:
         s3: Any = boto3.Session().client("s3")  # its types are those of a few services
         s3.create_bucket(Bucket=name)
     else:
-        client: Any = storage.Client("local", AnonymousCredentials())
+        client: Any = cast("Any", storage).Client("local", AnonymousCredentials())
         client.create_bucket(name)
     return name
 

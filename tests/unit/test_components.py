@@ -13,11 +13,13 @@ import pulumi
 import pulumi.runtime
 import pytest
 from program import Recorder, Registered
+from tiny_engine import order
 
 import components
 from capacity.planner import InstancePlan
 from components.aws.endpoint_role import EndpointRole
 from components.aws.endpoint_scaling import EndpointScaling
+from components.aws.engine_build import EngineBuild as SageMakerEngineBuild
 from components.aws.model_store import ModelStore as S3ModelStore
 from components.aws.triton_endpoint import TritonEndpoint
 from components.gcp.account_id import account_id
@@ -26,6 +28,7 @@ from components.gcp.model_reader import ModelReader
 from components.gcp.model_store import ModelStore as GcsModelStore
 from components.gcp.network import Network
 from components.gcp.t4_zones import T4_ZONES
+from components.kubernetes.engine_build import EngineBuild as KubernetesEngineBuild
 from components.kubernetes.triton_deployment import TritonDeployment
 from components.kubernetes.triton_scaling import TritonScaling
 from components.published_model import PublishedModel
@@ -63,6 +66,14 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "production_variant": ("triton", "other"),
         "plan": (PLAN, OTHER_PLAN),
     },
+    SageMakerEngineBuild: {
+        "order": (order(), order("trt-base")),
+        "bucket": ("a", "b"),
+        "bucket_arn": ("arn:aws:s3:::a", "arn:aws:s3:::b"),
+        "source_uri": ("s3://a/", "s3://b/"),
+        "image": (IMAGE, IMAGE.replace("25.09", "24.09")),
+        "region": ("us-east-1", "eu-west-1"),
+    },
     S3ModelStore: {},
     TritonEndpoint: {
         "model": ("bert", "resnet50"),
@@ -89,6 +100,14 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
     GcsModelStore: {"location": ("us-central1", "europe-west4")},
     Network: {"region": ("us-central1", "europe-west4")},
     PublishedModel: {"store": ("s3://a", "gs://a"), "artifact": ("artifact", "other artifact")},
+    KubernetesEngineBuild: {
+        "order": (order(), order("trt-base")),
+        "namespace": ("a", "b"),
+        "bucket": ("a", "b"),
+        "image": ("a", "b"),
+        "onnx_size_bytes": (1, 2**30),
+        "google_service_account": ("a@local", "b@local"),
+    },
     TritonDeployment: {
         "namespace": ("a", "b"),
         "model_uri": ("gs://a", "gs://b"),
@@ -414,3 +433,34 @@ def test_pods_scale_between_the_plan_s_bounds_at_its_target(build: Build) -> Non
 def test_a_target_is_written_as_the_api_server_gives_it_back(target: float, quantity: str, build: Build) -> None:
     spec = inputs(build(TritonScaling, plan=replace(PLAN, scaling_target_per_minute=target)), "autoscaler")["spec"]
     assert spec["metrics"][0]["pods"]["target"]["averageValue"] == quantity
+
+
+# --- Engines ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_build_s_role_reads_its_sources_and_writes_its_own_builds_only(build: Build) -> None:
+    statements = json.loads(inputs(build(SageMakerEngineBuild), "policy")["policy"])["Statement"]
+    granted = {str(statement["Action"]): statement["Resource"] for statement in statements}
+    builds = f"arn:aws:s3:::a/builds/triton-engine-{order().key[:16]}-*"
+    assert granted["s3:GetObject"] == [builds, f"arn:aws:s3:::a/sources/{order().onnx_sha256}/*"]
+    assert granted["s3:PutObject"] == builds
+    assert [action for action, resource in granted.items() if resource == "*"] == ["ecr:GetAuthorizationToken"]
+
+
+def test_only_the_build_step_has_the_t4_and_every_step_is_restricted(build: Build) -> None:
+    pod = inputs(build(KubernetesEngineBuild), "job")["spec"]["template"]["spec"]
+    steps = {step["name"]: step for step in (*pod["initContainers"], *pod["containers"])}
+    assert list(steps) == ["fetch", "compile", "publish"]
+    with_gpu = [name for name, step in steps.items() if "nvidia.com/gpu" in step["resources"]["limits"]]
+    assert with_gpu == ["compile"]
+    for step in steps.values():
+        assert step["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert step["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_the_scratch_of_a_build_grows_with_the_model(build: Build) -> None:
+    def scratch(size_bytes: int) -> str:
+        pod = inputs(build(KubernetesEngineBuild, onnx_size_bytes=size_bytes), "job")["spec"]["template"]["spec"]
+        return next(volume for volume in pod["volumes"] if volume["name"] == "work")["emptyDir"]["sizeLimit"]
+
+    assert [scratch(size_bytes) for size_bytes in (1, 1_340_000_000)] == ["1Gi", "5Gi"]

@@ -1,0 +1,180 @@
+"""A TensorRT engine, built on a T4 of SageMaker's and published as a model repository."""
+
+import json
+import sys
+from typing import Any, TypedDict
+
+import pulumi
+import pulumi_aws as aws
+from botocore.exceptions import BotoCoreError, ClientError
+from pulumi.dynamic import CheckResult, CreateResult, DiffResult, Resource, ResourceProvider
+
+from components.aws.engine_job import INSTANCE_TYPE, EngineBuildError, EngineJob, EngineRequest
+from model_repo.engine import EngineOrder
+from model_repo.manifest import repository_prefix
+
+
+class EngineBuildArgs(TypedDict):
+    """Which engine, from what, to where."""
+
+    order: EngineOrder
+    """What is built; its key decides whether it is."""
+    bucket: pulumi.Input[str]
+    """Name of the model store's bucket."""
+    bucket_arn: pulumi.Input[str]
+    source_uri: pulumi.Input[str]
+    """`s3://<bucket>/sources/<ONNX SHA-256>/`, once the ONNX file and its samples are all there."""
+    image: str
+    """Image URI of the SageMaker Triton container of the order's release, in the region."""
+    region: str
+
+
+class EngineBuild(pulumi.ComponentResource):
+    """An engine under its build key, and the repository around it under `models/<name>/<digest>/`.
+
+    An engine that the store has is never built again, whichever stack or variant asked for it. Nothing is deleted with
+    the stack: another may serve it. An update that is interrupted leaves the job running; the next one waits for it.
+    It makes no bucket and uploads no ONNX file.
+    """
+
+    digest: pulumi.Output[str]
+    """Digest of the repository; unknown in a preview of one that is yet to be published."""
+    uri: pulumi.Output[str]
+    """`s3://…/` of the repository, known once all of it is there."""
+
+    def __init__(self, name: str, args: EngineBuildArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("triton-stack:aws:EngineBuild", name, {}, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        role = aws.iam.Role(
+            f"{name}-role",
+            assume_role_policy=json.dumps(
+                _policy(
+                    {
+                        "Effect": "Allow",
+                        "Principal": {"Service": "sagemaker.amazonaws.com"},
+                        "Action": "sts:AssumeRole",
+                    }
+                ),
+                sort_keys=True,
+            ),
+            opts=child,
+        )
+        policy = aws.iam.RolePolicy(
+            f"{name}-policy",
+            role=role.name,
+            policy=pulumi.Output.json_dumps(_policy(*_statements(args)), sort_keys=True),
+            opts=child,
+        )
+        build = _Build(
+            f"{name}-engine",
+            {
+                # As text: numbers would become floats on their way to the provider.
+                "order": args["order"].model_dump_json(),
+                "region": args["region"],
+                "bucket": args["bucket"],
+                "source_uri": args["source_uri"],
+                "image": args["image"],
+                "role_arn": role.arn,
+                "digest": None,
+            },
+            pulumi.ResourceOptions(parent=self, depends_on=[policy]),
+        )
+        self.digest = build.digest
+        self.uri = pulumi.Output.all(args["bucket"], build.digest).apply(
+            lambda values: f"s3://{values[0]}/{repository_prefix(args['order'].manifest['name'], values[1])}/"
+        )
+        self.register_outputs({"digest": self.digest, "uri": self.uri})
+
+
+class _Provider(ResourceProvider):
+    """Finds or builds. Pulumi stores it with the resource: it holds nothing."""
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Say, in the preview too, whether there is anything to compile."""
+        if _olds.get("order") != news["order"]:
+            key = json.loads(news["order"])["key"][:12]
+            pulumi.log.info(f"engine {key}: {_prospect(news)}")
+        return CheckResult(news, [])
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Another order or another store is another engine; who builds it, and from which copy, is not."""
+        replaces = [name for name in ("order", "bucket", "region") if _olds.get(name) != _news.get(name)]
+        return DiffResult(changes=bool(replaces), replaces=replaces)
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Build, unless the store has it."""
+        try:
+            digest = EngineJob(_request(props), pulumi.log.info).run()
+        except (EngineBuildError, BotoCoreError, ClientError):
+            # Pulumi prints the traceback of what a provider raises; of these, the text says all.
+            sys.tracebacklimit = 0
+            raise
+        return CreateResult(digest, {**props, "digest": digest})
+
+
+class _Build(Resource, module="triton-stack", name="EngineBuild"):
+    digest: pulumi.Output[str]
+
+    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions) -> None:
+        super().__init__(_Provider(), name, props, opts)
+
+
+def _request(props: dict[str, Any]) -> EngineRequest:
+    names = ("region", "bucket", "source_uri", "image", "role_arn")
+    return EngineRequest(order=json.loads(props["order"]), **{name: props[name] for name in names})
+
+
+def _prospect(props: dict[str, Any]) -> str:
+    """What an update would do, as far as it can be known without one."""
+    will = f"will compile on {INSTANCE_TYPE}, for up to an hour"
+    if not isinstance(props["bucket"], str) or props["bucket"] == pulumi.runtime.rpc.UNKNOWN:
+        return f"{will}: its bucket is not there yet"
+    try:
+        there = EngineJob(_request({**props, "source_uri": "", "role_arn": ""}), pulumi.log.debug).is_built()
+    except (BotoCoreError, ClientError) as error:
+        return f"{will}, unless it has been built: the model store does not answer ({error})"
+    return "compiled before, will not compile" if there else will
+
+
+def _policy(*statements: dict[str, object]) -> dict[str, object]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def _statements(args: EngineBuildArgs) -> list[dict[str, object]]:
+    """What the job needs, and no more.
+
+    Actions: https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html#sagemaker-roles-createprocessingjob-perms
+    """
+    order, registry = args["order"], args["image"].partition("/")[0]
+    repository = args["image"].partition("/")[2].partition(":")[0]
+    builds, sources = f"builds/triton-engine-{order.key[:16]}-*", f"sources/{order.onnx_sha256}/*"
+    return [
+        {
+            "Effect": "Allow",
+            "Action": "s3:GetObject",
+            "Resource": [pulumi.Output.format("{}/{}", args["bucket_arn"], path) for path in (builds, sources)],
+        },
+        {
+            "Effect": "Allow",
+            "Action": "s3:PutObject",
+            "Resource": pulumi.Output.format("{}/{}", args["bucket_arn"], builds),
+        },
+        {
+            "Effect": "Allow",
+            "Action": "s3:ListBucket",
+            "Resource": args["bucket_arn"],
+            "Condition": {"StringLike": {"s3:prefix": [builds, sources]}},
+        },
+        {
+            "Effect": "Allow",
+            "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            "Resource": f"arn:aws:ecr:{args['region']}:{registry.partition('.')[0]}:repository/{repository}",
+        },
+        # The action knows no resource: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerregistry.html
+        {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+        {
+            "Effect": "Allow",
+            "Action": ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+            "Resource": f"arn:aws:logs:{args['region']}:*:log-group:/aws/sagemaker/ProcessingJobs*",
+        },
+    ]
