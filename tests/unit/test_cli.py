@@ -18,7 +18,8 @@ from localcloud.cloud import LocalCloud, Ports
 from model_repo.spec import spec_names
 
 GROUP = typer.main.get_group(app)
-COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], ["model", "list"], ["model", "build"]]
+STORE_COMMANDS = [["model", name] for name in ("publish", "copy", "verify", "prune", "archive")]
+COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], ["model", "list"], ["model", "build"], *STORE_COMMANDS]
 STATUS = TargetStatus(
     target="sagemaker",
     endpoint="triton-dev-4cce0e5",
