@@ -15,6 +15,8 @@ from localcloud.triton import TritonError
 from model_repo.archive import ArchiveError
 from model_repo.build import BuildError, NotBuilt
 from model_repo.calibration import CalibrationError
+from model_repo.compatibility import CompatibilityError
+from model_repo.engine import EngineError
 from model_repo.loadtest import LoadError
 from model_repo.manifest import ManifestError
 from model_repo.placement import PlacementError
@@ -43,6 +45,8 @@ _USER_ERRORS = (
     ArchiveError,
     BuildError,
     CalibrationError,
+    CompatibilityError,
+    EngineError,
     LoadError,
     ManifestError,
     NotBuilt,

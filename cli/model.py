@@ -8,11 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli import store
+from cli import engine, store
 from cli.model_bench import bench
 from cli.model_export import CalibrationFolder, export
 from cli.steps import step
 from model_repo.build import ModelArtifact, build, repositories
+from model_repo.compatibility import named_release, triton_releases
+from model_repo.conversion import Conversion
 from model_repo.memory import CONTEXT_BYTES, T4_BYTES
 from model_repo.placement import Placement, load_placement, needed_bytes, placement_files, placement_names, shares
 from model_repo.recipe import named_recipe
@@ -129,13 +131,23 @@ def build_model(
     warmup: Warmup = True,
     response_cache: ResponseCache = False,
     ensemble: Ensemble = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a T4 would compile, and build nothing.")] = False,
+    release: Annotated[str, typer.Option(help="Triton release that a dry run is for.")] = max(triton_releases()),
+    as_json: Annotated[bool, typer.Option("--json", help="Print a dry run as JSON.")] = False,
 ) -> None:
     """Export a model and make its repository, unless that is there already; print its digest.
 
+    A TensorRT engine is compiled by `pulumi up`, on a T4: `--dry-run` says from what and how.
+
     Example: [bold]triton-stack model build resnet50 --variant trt-ig-db --instances 4 --ensemble[/]
+
+    Example: [bold]triton-stack model build bert-large --precision fp16 --device t4 --dry-run[/]
     """
     options = _serving(preferred_batch_sizes, max_queue_delay_microseconds, instances, warmup, response_cache, ensemble)
     recipe = named_recipe(name, variant, precision, device, options, calibration_data)
+    if dry_run:
+        engine.dry_run(recipe, named_release(release), Conversion.of(recipe).find(), as_json=as_json)
+        return
     with step(f"model {recipe}") as report:
         artifact = build(recipe, report)
     print(artifact.digest)
@@ -239,6 +251,7 @@ def _cell(column: str, value: object) -> str:
     return str(value)[:12] if column == "digest" else str(value)
 
 
+app.command()(engine.check)
 app.command()(store.publish)
 app.command()(store.copy)
 app.command()(store.verify)

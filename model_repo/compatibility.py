@@ -112,6 +112,18 @@ def triton_releases() -> dict[str, TritonRelease]:
     return {name: _release(name, row) for name, row in _table().releases.items()}
 
 
+def named_release(name: str) -> TritonRelease:
+    """The release of that name.
+
+    Raises:
+        CompatibilityError: The table knows none.
+    """
+    releases = triton_releases()
+    if name not in releases:
+        raise CompatibilityError(f'"{name}" is no known Triton release; one of {", ".join(releases)}')
+    return releases[name]
+
+
 def _release(name: str, row: Mapping[str, Any]) -> TritonRelease:
     driver = _table().cuda_drivers.branches[row["cuda"].partition(".")[0]]
     (registry,) = (each for each in _table().sagemaker_registries if each.first <= name <= each.last)

@@ -69,8 +69,8 @@ def published(
 
 def _make_bucket(scheme: str, name: str) -> str:
     if scheme == "s3":
-        s3: Any = boto3.Session().client("s3")  # its types are those of a few services
-        s3.create_bucket(Bucket=name)
+        session: Any = boto3.Session()  # its types are those of a few services
+        session.client("s3").create_bucket(Bucket=name)
     else:
         client: Any = cast("Any", storage).Client("local", AnonymousCredentials())
         client.create_bucket(name)

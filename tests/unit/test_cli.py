@@ -19,7 +19,7 @@ from model_repo.spec import spec_names
 
 GROUP = typer.main.get_group(app)
 MODEL_COMMANDS = [
-    *("list", "show", "render", "place", "build"),
+    *("list", "show", "render", "place", "build", "check"),
     *("publish", "copy", "verify", "prune", "archive", "export", "bench"),
 ]
 COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], *(["model", each] for each in MODEL_COMMANDS)]
