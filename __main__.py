@@ -11,11 +11,12 @@ from stacks.settings import SettingsError, read_settings, stack_config
 try:
     settings = read_settings(stack_config())
     fleet = plan_fleet(settings)
-    model = served_model(settings.model)
+    model = served_model(settings)
 except (SettingsError, NotBuilt) as error:
     # A wrong setting is the user's to mend: one line an error, no traceback of ours, and nothing registered.
     raise pulumi.RunError(str(error)) from error
 
 name = f"triton-{pulumi.get_stack()}"
-pulumi.export("sagemaker", sagemaker.deploy(name, settings, model, fleet.sagemaker) if fleet.sagemaker else None)
-pulumi.export("gke", gke.deploy(name, settings, model, fleet.gke) if fleet.gke else [])
+endpoint, stored = sagemaker.deploy(name, settings, model, fleet.sagemaker) if fleet.sagemaker else (None, None)
+pulumi.export("sagemaker", endpoint)
+pulumi.export("gke", gke.deploy(name, settings, model, fleet.gke, stored) if fleet.gke else [])

@@ -61,7 +61,7 @@ def dry_run(recipe: Recipe, release: TritonRelease, exported: ExportedModel | No
     """
     line = trtexec_build_line(recipe)
     key = build_key(recipe, exported.sha256, release) if exported else None
-    export = f"triton-stack model export {recipe.spec.name}"
+    export = f"triton-stack model build {recipe.arguments}"
     runs_as = [f"SageMaker processing job on {INSTANCE_TYPE}", f"Kubernetes Job on a GKE node with {ACCELERATOR}"]
     if as_json:
         plan = {

@@ -15,6 +15,7 @@ from cli.steps import step
 from model_repo.build import ModelArtifact, build, repositories
 from model_repo.compatibility import named_release, triton_releases
 from model_repo.conversion import Conversion
+from model_repo.engine import prepare_engine
 from model_repo.memory import CONTEXT_BYTES, T4_BYTES
 from model_repo.placement import Placement, load_placement, needed_bytes, placement_files, placement_names, shares
 from model_repo.recipe import named_recipe
@@ -131,13 +132,13 @@ def build_model(
     warmup: Warmup = True,
     response_cache: ResponseCache = False,
     ensemble: Ensemble = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a T4 would compile, and build nothing.")] = False,
-    release: Annotated[str, typer.Option(help="Triton release that a dry run is for.")] = max(triton_releases()),
-    as_json: Annotated[bool, typer.Option("--json", help="Print a dry run as JSON.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what a T4 would compile, and how.")] = False,
+    release: Annotated[str, typer.Option(help="Triton release that an engine is for.")] = max(triton_releases()),
+    as_json: Annotated[bool, typer.Option("--json", help="Print what would be compiled as JSON.")] = False,
 ) -> None:
     """Export a model and make its repository, unless that is there already; print its digest.
 
-    A TensorRT engine is compiled by `pulumi up`, on a T4: `--dry-run` says from what and how.
+    For a TensorRT engine it makes all that a T4 compiles it from, and says how: `pulumi up` compiles it, there.
 
     Example: [bold]triton-stack model build resnet50 --variant trt-ig-db --instances 4 --ensemble[/]
 
@@ -145,12 +146,13 @@ def build_model(
     """
     options = _serving(preferred_batch_sizes, max_queue_delay_microseconds, instances, warmup, response_cache, ensemble)
     recipe = named_recipe(name, variant, precision, device, options, calibration_data)
-    if dry_run:
-        engine.dry_run(recipe, named_release(release), Conversion.of(recipe).find(), as_json=as_json)
-        return
-    with step(f"model {recipe}") as report:
-        artifact = build(recipe, report)
-    print(artifact.digest)
+    if not dry_run:
+        with step(f"model {recipe}") as report:
+            artifact = prepare_engine(recipe, report) if recipe.needs_engine else build(recipe, report)
+        if not recipe.needs_engine:
+            print(artifact.digest)
+            return
+    engine.dry_run(recipe, named_release(release), Conversion.of(recipe).find(), as_json=as_json)
 
 
 def _write(files: dict[str, bytes], out: Path | None) -> None:

@@ -1,12 +1,13 @@
 """A model repository in a model store, on either cloud."""
 
 import sys
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider
 
 from model_repo.build import ModelArtifact
+from model_repo.cache import cache_path
 from model_repo.manifest import repository_prefix
 
 
@@ -16,7 +17,9 @@ class PublishedModelArgs(TypedDict):
     store: pulumi.Input[str]
     """URL of the model store: `s3://<bucket>` or `gs://<bucket>`."""
     artifact: ModelArtifact
-    """A repository of this machine's cache."""
+    """A folder of this machine's cache with its manifest."""
+    prefix: NotRequired[str]
+    """Where in the store, without a slash at its end; left out where it is to be served from."""
 
 
 class PublishedModel(pulumi.ComponentResource):
@@ -33,19 +36,22 @@ class PublishedModel(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: PublishedModelArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("triton-stack:index:PublishedModel", name, {}, opts)
-        manifest = args["artifact"].manifest
+        artifact = args["artifact"]
+        manifest = artifact.manifest
+        prefix = args.get("prefix", repository_prefix(manifest.name, manifest.digest))
         repository = _Repository(
             f"{name}-repository",
             {
                 "store": args["store"],
-                "name": manifest.name,
+                "prefix": prefix,
+                "folder": artifact.folder.relative_to(cache_path()).as_posix(),
                 "digest": manifest.digest,
                 "size": f"{manifest.size_bytes / 1e6:.1f} MB",
                 "files": {file.path: f"{file.size_bytes} bytes, SHA-256 {file.sha256}" for file in manifest.files},
             },
             pulumi.ResourceOptions(parent=self),
         )
-        self.uri = pulumi.Output.format("{}/{}", repository.store, repository_prefix(manifest.name, manifest.digest))
+        self.uri = pulumi.Output.format("{}/{}", repository.store, prefix)
         self.register_outputs({"uri": self.uri})
 
 
@@ -55,27 +61,26 @@ class _Publisher(ResourceProvider):
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        from model_repo.build import repository_folder  # noqa: PLC0415
         from model_repo.manifest import MANIFEST_NAME, Manifest  # noqa: PLC0415
         from model_repo.publish import publish  # noqa: PLC0415
         from model_repo.store import open_store  # noqa: PLC0415
 
         # Pulumi shows the traceback of whatever is raised here: of an error that is the user's, its text says it all.
         sys.tracebacklimit = 0
-        folder = repository_folder(props["digest"])
+        folder = cache_path() / props["folder"]
         manifest = Manifest.from_bytes((folder / MANIFEST_NAME).read_bytes())
-        published = publish(folder, manifest, open_store(props["store"]), lambda _: None)
+        published = publish(folder, manifest, open_store(props["store"]), lambda _: None, props["prefix"])
         return CreateResult(published.uri, props)
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        changed = [key for key in ("store", "name", "digest") if olds[key] != news[key]]
+        changed = [key for key in ("store", "prefix", "digest") if olds[key] != news[key]]
         return DiffResult(changes=bool(changed), replaces=changed)
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         from model_repo.manifest import MANIFEST_NAME  # noqa: PLC0415
         from model_repo.store import open_store  # noqa: PLC0415
 
-        manifest = f"{repository_prefix(props['name'], props['digest'])}/{MANIFEST_NAME}"
+        manifest = f"{props['prefix']}/{MANIFEST_NAME}"
         return ReadResult("" if open_store(props["store"]).get(manifest) is None else id_, props)
 
 

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 from model_repo.cache import BuildError, cache_path, cache_to_write, folder_in_making, has_size
 from model_repo.check import repository_errors
@@ -18,8 +17,6 @@ from model_repo.recipe import Recipe
 from model_repo.spec import TransformersSource
 from model_repo.tree import configuration_files
 from model_repo.vocabulary import VocabularyError, fetch_vocabulary, made_up_vocabulary
-
-_NAME_A_DIGEST: Final = "name the digest of a published one in `triton-stack:model.digest`"
 
 
 class NotBuilt(RuntimeError):  # noqa: N818 - a state, not a failure
@@ -53,10 +50,7 @@ def built(recipe: Recipe) -> ModelArtifact:
     """
     artifact = _find(recipe)
     if artifact is None:
-        raise NotBuilt(
-            f"{recipe} is not built on this machine: "
-            + (_NAME_A_DIGEST if _needs_t4(recipe) else f"run `triton-stack model build {_arguments(recipe)}`")
-        )
+        raise NotBuilt(f"{recipe} is not built on this machine: run `triton-stack model build {recipe.arguments}`")
     return artifact
 
 
@@ -67,8 +61,8 @@ def build(recipe: Recipe, report: Report) -> ModelArtifact:
         BuildError: the device is not here, a tool is missing, or the conversion failed.
         model_repo.calibration.CalibrationError: there is no calibration data in the folder named.
     """
-    if _needs_t4(recipe):
-        raise BuildError(f"{recipe}: a TensorRT engine is compiled on a T4, not here: {_NAME_A_DIGEST}")
+    if recipe.needs_engine:
+        raise BuildError(f"{recipe}: a TensorRT engine is compiled on a T4, not here: `pulumi up` does it there")
     conversion = Conversion.of(recipe)
     exported = conversion.make(report)
     if exported.accuracy:
@@ -98,24 +92,8 @@ def repositories() -> list[ModelArtifact]:
     return sorted(found, key=lambda each: (each.name, each.manifest.variant, each.manifest.precision, each.digest))
 
 
-def _arguments(recipe: Recipe) -> str:
-    """What names the recipe on the command line; defaults are left out."""
-    options = [f"--variant {recipe.variant.name}"]
-    if recipe.precision != "fp32":
-        options.append(f"--precision {recipe.precision}")
-    if recipe.calibration_data:
-        options.append(f"--calibration-data {recipe.calibration_data}")
-    if recipe.device != "cpu":
-        options.append(f"--device {recipe.device}")
-    return " ".join([recipe.spec.name, *options])
-
-
-def _needs_t4(recipe: Recipe) -> bool:
-    return recipe.device == "t4" and recipe.variant.framework == "trt"
-
-
 def _find(recipe: Recipe) -> ModelArtifact | None:
-    exported = None if _needs_t4(recipe) else Conversion.of(recipe).find()
+    exported = None if recipe.needs_engine else Conversion.of(recipe).find()
     if exported is None:
         return None
     manifest = _manifest(recipe, exported)
@@ -198,7 +176,7 @@ def _assemble(recipe: Recipe, conversion: Conversion, exported: ExportedModel, m
         version = folder / _version_folder(recipe)
         version.mkdir(parents=True, exist_ok=True)
         for file in exported.files:
-            _link(conversion.folder / file.path, version / file.path)
+            link_file(conversion.folder / file.path, version / file.path)
         (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
         differences = manifest.check_folder(folder)
         if differences:
@@ -208,7 +186,8 @@ def _assemble(recipe: Recipe, conversion: Conversion, exported: ExportedModel, m
             raise BuildError(f"Triton would refuse {recipe}: {'; '.join(refused)}")
 
 
-def _link(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``, or a copy of it where there are no hard links."""
     try:
         target.hardlink_to(source)
     except OSError:  # not every file system has hard links

@@ -11,12 +11,14 @@ from typing import Any, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_repo.build import text_files
+from model_repo.build import ModelArtifact, NotBuilt, link_file, text_files
+from model_repo.cache import cache_path, cache_to_write, folder_in_making
 from model_repo.compatibility import TritonRelease
 from model_repo.config import served_name
+from model_repo.conversion import Conversion, Report
 from model_repo.engine_job.compile import ENGINE_NAME
 from model_repo.exported import ONNX_NAME, ExportedModel
-from model_repo.manifest import Sha256
+from model_repo.manifest import MANIFEST_NAME, Manifest, Sha256
 from model_repo.recipe import Precision, Recipe
 from model_repo.sample import reference_outputs, sample_inputs
 from model_repo.spec import ModelSpec
@@ -55,6 +57,8 @@ class EngineOrder(BaseModel):
     key: Sha256
     """What the engine is named by: equal keys are never built twice."""
     onnx_sha256: Sha256
+    source_prefix: str
+    """Where in the store the ONNX file and its samples are, without a slash at its end."""
     triton_release: str
     tensorrt: str
     compute_capability: str
@@ -71,13 +75,65 @@ class EngineOrder(BaseModel):
     """The fields of the repository's manifest that do not come from the build."""
 
 
-def engine_order(recipe: Recipe, exported: ExportedModel, release: TritonRelease) -> EngineOrder:
+def prepare_engine(recipe: Recipe, report: Report) -> ModelArtifact:
+    """Make what a T4 builds the engine from, unless it is there: the ONNX file, samples and its answers to them.
+
+    Raises:
+        EngineError: The recipe is not served by an engine.
+        model_repo.build.BuildError: A tool is missing, there is no room, or the conversion failed.
+    """
+    trtexec_build_line(recipe)
+    conversion = Conversion.of(recipe)
+    exported = conversion.make(report)
+    folder = _source_folder(recipe, exported)
+    with cache_to_write():
+        if not folder.exists():
+            with folder_in_making(folder) as making:
+                for file in exported.files:
+                    link_file(conversion.folder / file.path, making / file.path)
+                write_samples(recipe.spec, making / ONNX_NAME, making)
+                source = Manifest.of_folder(
+                    making,
+                    name=recipe.spec.name,
+                    # Whatever variant asks for it first, the same: of one ONNX file there is one source.
+                    variant="source",
+                    precision="int8" if recipe.precision == "int8" else "fp32",
+                    device=recipe.device,
+                    weights=exported.weights,
+                )
+                (making / MANIFEST_NAME).write_bytes(source.to_bytes())
+    return prepared_engine(recipe)[1]
+
+
+def prepared_engine(recipe: Recipe) -> tuple[ExportedModel, ModelArtifact]:
+    """The ONNX file that the engine is built from, and all that goes to the T4 with it.
+
+    Raises:
+        model_repo.build.NotBuilt: It has not been made on this machine; the text names the command that does it.
+    """
+    exported = Conversion.of(recipe).find()
+    folder = _source_folder(recipe, exported) if exported else None
+    if exported is None or folder is None or not (folder / MANIFEST_NAME).is_file():
+        raise NotBuilt(
+            f"{recipe}: nothing is here to build its engine from: "
+            f"run `triton-stack model build {recipe.arguments}`, or name a digest in `triton-stack:model.digest`"
+        )
+    return exported, ModelArtifact(Manifest.from_bytes((folder / MANIFEST_NAME).read_bytes()), folder)
+
+
+def _source_folder(recipe: Recipe, exported: ExportedModel) -> Path:
+    rows = _sample_rows(recipe.spec)
+    return cache_path() / "sources" / f"{recipe.spec.name}-{exported.sha256[:16]}-{rows}"
+
+
+def engine_order(recipe: Recipe, exported: ExportedModel, release: TritonRelease, source_prefix: str) -> EngineOrder:
     """The order for the engine of a recipe.
 
     Args:
         recipe: For a T4, of a TensorRT variant.
         exported: The ONNX file that the engine is made from; in INT8 the quantised one.
         release: The Triton that will serve it.
+        source_prefix: Where in the store the ONNX file and its samples will be, without a slash at its end.
 
     Raises:
         EngineError: The recipe is not served by an engine.
@@ -95,6 +151,7 @@ def engine_order(recipe: Recipe, exported: ExportedModel, release: TritonRelease
     return EngineOrder(
         key=build_key(recipe, exported.sha256, release),
         onnx_sha256=exported.sha256,
+        source_prefix=source_prefix,
         triton_release=release.name,
         tensorrt=release.tensorrt,
         compute_capability=T4_COMPUTE_CAPABILITY,
@@ -131,7 +188,7 @@ def trtexec_build_line(recipe: Recipe) -> tuple[str, ...]:
     Raises:
         EngineError: The recipe is not served by an engine.
     """
-    if recipe.device != "t4" or recipe.variant.framework != "trt":
+    if not recipe.needs_engine:
         raise EngineError(
             f"{recipe}: nothing is compiled for it: the CPU serves the ONNX file, pt-* variants serve TorchScript; "
             "write a trt-* variant and device t4"

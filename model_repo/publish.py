@@ -45,7 +45,7 @@ class Published:
     """What this run sent: less than all where an earlier run had sent some, 0 where the repository was there."""
 
 
-def publish(folder: Path, manifest: Manifest, store: Store, progress: Progress) -> Published:
+def publish(folder: Path, manifest: Manifest, store: Store, progress: Progress, prefix: str | None = None) -> Published:
     """Send a repository to a store, or the rest of it where an earlier run was interrupted.
 
     Every byte is compared with the manifest as it is sent, and the store's checksum with that of the bytes sent. A part
@@ -57,6 +57,7 @@ def publish(folder: Path, manifest: Manifest, store: Store, progress: Progress) 
         manifest: its manifest; what it does not list is refused.
         store: where to.
         progress: told of every byte, sent or found there.
+        prefix: where in the store, without a slash at its end; None: where repositories are served from.
 
     Raises:
         PublishError: ``folder`` is not what ``manifest`` says.
@@ -73,7 +74,8 @@ def publish(folder: Path, manifest: Manifest, store: Store, progress: Progress) 
         except OSError as error:
             raise PublishError(f"{folder / file.path}: {error.strerror}: build the repository again") from error
 
-    return _send(manifest, str(folder), blocks, store, progress)
+    prefix = prefix or repository_prefix(manifest.name, manifest.digest)
+    return _send(manifest, prefix, str(folder), blocks, store, progress)
 
 
 def copy(name: str, digest: str, source: Store, target: Store, progress: Progress) -> Published:
@@ -91,6 +93,7 @@ def copy(name: str, digest: str, source: Store, target: Store, progress: Progres
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         return _send(
             manifest,
+            prefix,
             f"{source.url}/{prefix}",
             lambda file: _stored_blocks(source, f"{prefix}/{file.path}", file.size_bytes, pool),
             target,
@@ -142,14 +145,13 @@ def stored_manifest(store: Store, name: str, digest: str) -> Manifest:
     return Manifest.from_bytes(content)
 
 
-def _send(manifest: Manifest, source: str, blocks: Blocks, store: Store, progress: Progress) -> Published:
+def _send(manifest: Manifest, prefix: str, source: str, blocks: Blocks, store: Store, progress: Progress) -> Published:
     """Send every file, then the manifest."""
-    prefix, content = repository_prefix(manifest.name, manifest.digest), manifest.to_bytes()
-    uri, key = f"{store.url}/{prefix}", f"{prefix}/{MANIFEST_NAME}"
+    uri, key, content = f"{store.url}/{prefix}", f"{prefix}/{MANIFEST_NAME}", manifest.to_bytes()
     stored = store.get(key)
     sent_bytes = 0
     if stored is None:
-        sent_bytes = _Sender(manifest, source, blocks, store, progress).send()
+        sent_bytes = _Sender(manifest, prefix, source, blocks, store, progress).send()
         store.put_new(key, content, store.checksum(content))
         stored = store.get(key)
         for left in store.unfinished(f"{prefix}/"):  # by a run that was killed once it had made its object
@@ -164,9 +166,11 @@ def _send(manifest: Manifest, source: str, blocks: Blocks, store: Store, progres
 class _Sender:
     """Sends the files of one repository: some at a time, the parts of each in parallel."""
 
-    def __init__(self, manifest: Manifest, source: str, blocks: Blocks, store: Store, progress: Progress) -> None:
+    def __init__(
+        self, manifest: Manifest, prefix: str, source: str, blocks: Blocks, store: Store, progress: Progress
+    ) -> None:
         self._files = sorted(manifest.files, key=lambda file: -file.size_bytes)  # the longest first, to end together
-        self._prefix = repository_prefix(manifest.name, manifest.digest)
+        self._prefix = prefix
         self._source = source
         self._blocks = blocks
         self._store = store

@@ -55,6 +55,23 @@ class Recipe:
         return f"{self.spec.name} {self.variant.name} {self.precision} for {self.device}"
 
     @property
+    def arguments(self) -> str:
+        """What names it on the command line; defaults are left out, and so are options of serving."""
+        options = [f"--variant {self.variant.name}"]
+        if self.precision != "fp32":
+            options.append(f"--precision {self.precision}")
+        if self.calibration_data:
+            options.append(f"--calibration-data {self.calibration_data}")
+        if self.device != "cpu":
+            options.append(f"--device {self.device}")
+        return " ".join([self.spec.name, *options])
+
+    @property
+    def needs_engine(self) -> bool:
+        """Whether a TensorRT engine is served, which only a T4 can compile."""
+        return self.device == "t4" and self.variant.framework == "trt"
+
+    @property
     def instances_per_gpu(self) -> int:
         """Copies of the model on each GPU; on a CPU, on the machine."""
         return self.spec.serving.instances if self.variant.instances_per_gpu > 1 else 1

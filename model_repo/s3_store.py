@@ -72,7 +72,7 @@ class S3Store:
             try:
                 return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if _code(error) in _MISSING | {"NoSuchBucket"}:
                     return None
                 raise
 

@@ -12,7 +12,7 @@ class EndpointRoleArgs(TypedDict):
     endpoint: str
     """Logical name of the endpoint: the role writes only to log groups whose endpoint name starts with it."""
     bucket_arn: pulumi.Input[str]
-    prefix: str
+    prefix: pulumi.Input[str]
     """Key prefix of the one model repository, without a slash at its end."""
     image: str
     """Image URI of the Triton container: `<account>.dkr.ecr.<region>.amazonaws.com/<repository>:<tag>`."""
@@ -75,7 +75,7 @@ def _statements(args: EndpointRoleArgs) -> list[dict[str, object]]:
             "Effect": "Allow",
             "Action": "s3:ListBucket",
             "Resource": args["bucket_arn"],
-            "Condition": {"StringLike": {"s3:prefix": f"{args['prefix']}/*"}},
+            "Condition": {"StringLike": {"s3:prefix": pulumi.Output.concat(args["prefix"], "/*")}},
         },
         {
             "Effect": "Allow",

@@ -23,7 +23,7 @@ class EngineBuildArgs(TypedDict):
     """Name of the model store's bucket."""
     bucket_arn: pulumi.Input[str]
     source_uri: pulumi.Input[str]
-    """`s3://<bucket>/sources/<ONNX SHA-256>/`, once the ONNX file and its samples are all there."""
+    """The order's `source_prefix` in the bucket as `s3://…`, once the ONNX file and its samples are all there."""
     image: str
     """Image URI of the SageMaker Triton container of the order's release, in the region."""
     region: str
@@ -40,7 +40,7 @@ class EngineBuild(pulumi.ComponentResource):
     digest: pulumi.Output[str]
     """Digest of the repository; unknown in a preview of one that is yet to be published."""
     uri: pulumi.Output[str]
-    """`s3://…/` of the repository, known once all of it is there."""
+    """`s3://…` of the repository, without a slash at its end, known once all of it is there."""
 
     def __init__(self, name: str, args: EngineBuildArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("triton-stack:aws:EngineBuild", name, {}, opts)
@@ -81,7 +81,7 @@ class EngineBuild(pulumi.ComponentResource):
         )
         self.digest = build.digest
         self.uri = pulumi.Output.all(args["bucket"], build.digest).apply(
-            lambda values: f"s3://{values[0]}/{repository_prefix(args['order'].manifest['name'], values[1])}/"
+            lambda values: f"s3://{values[0]}/{repository_prefix(args['order'].manifest['name'], values[1])}"
         )
         self.register_outputs({"digest": self.digest, "uri": self.uri})
 
@@ -98,7 +98,11 @@ class _Provider(ResourceProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Another order or another store is another engine; who builds it, and from which copy, is not."""
-        replaces = [name for name in ("order", "bucket", "region") if _olds.get(name) != _news.get(name)]
+        replaces = [name for name in ("bucket", "region") if _olds.get(name) != _news.get(name)]
+        # What is told apart by `source_prefix` alone is the same ONNX file with samples of another machine.
+        before, after = ({**json.loads(each["order"]), "source_prefix": ""} for each in (_olds, _news))
+        if before != after:
+            replaces.append("order")
         return DiffResult(changes=bool(replaces), replaces=replaces)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
@@ -147,7 +151,7 @@ def _statements(args: EngineBuildArgs) -> list[dict[str, object]]:
     """
     order, registry = args["order"], args["image"].partition("/")[0]
     repository = args["image"].partition("/")[2].partition(":")[0]
-    builds, sources = f"builds/triton-engine-{order.key[:16]}-*", f"sources/{order.onnx_sha256}/*"
+    builds, sources = f"builds/triton-engine-{order.key[:16]}-*", f"{order.source_prefix}/*"
     return [
         {
             "Effect": "Allow",

@@ -59,7 +59,7 @@ class EngineRequest:
     region: str
     bucket: str
     source_uri: str
-    """`s3://…/` of the ONNX file with its samples."""
+    """`s3://…` of the ONNX file with its samples, without a slash at its end."""
     image: str
     role_arn: str
 
@@ -199,7 +199,7 @@ class EngineJob:
                         "S3InputMode": "File",
                     },
                 }
-                for name, uri in (("source", request.source_uri), ("input", f"s3://{request.bucket}/{inputs}/"))
+                for name, uri in (("source", f"{request.source_uri}/"), ("input", f"s3://{request.bucket}/{inputs}/"))
             ],
             ProcessingOutputConfig={
                 "Outputs": [

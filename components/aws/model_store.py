@@ -31,6 +31,8 @@ class ModelStore(pulumi.ComponentResource):
 
     bucket: pulumi.Output[str]
     """Name of the bucket, once it is private and encrypted."""
+    url: pulumi.Output[str]
+    """`s3://<bucket>`."""
     arn: pulumi.Output[str]
 
     def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -77,6 +79,7 @@ class ModelStore(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, depends_on=guards),
         )
         self.bucket = pulumi.Output.all(bucket.bucket, lifecycle.id, policy.id).apply(lambda values: str(values[0]))
+        self.url = pulumi.Output.concat("s3://", self.bucket)
         self.arn = bucket.arn
         self.register_outputs({"bucket": self.bucket})
 

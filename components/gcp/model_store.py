@@ -24,6 +24,8 @@ class ModelStore(pulumi.ComponentResource):
     """
 
     bucket: pulumi.Output[str]
+    url: pulumi.Output[str]
+    """`gs://<bucket>`."""
 
     def __init__(self, name: str, args: ModelStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("triton-stack:gcp:ModelStore", name, {}, opts)
@@ -41,4 +43,5 @@ class ModelStore(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
         )
         self.bucket = bucket.name
+        self.url = pulumi.Output.concat("gs://", self.bucket)
         self.register_outputs({"bucket": self.bucket})

@@ -1,16 +1,21 @@
 """A TensorRT engine, built on a T4 node of a Kubernetes cluster and published as a model repository."""
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as kubernetes
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
 import model_repo.engine_job
 from model_repo.engine import EngineOrder
 from model_repo.engine_job.compile import MESSAGE_VARIABLE
+from model_repo.engine_job.layout import repository_digest, repository_files
 from model_repo.engine_job.lease import pointer_path
+from model_repo.manifest import repository_prefix
 
 SERVICE_ACCOUNT = "engine-build"
 """Kubernetes service account of the Job: what a Workload Identity binding names."""
@@ -42,7 +47,7 @@ class EngineBuildArgs(TypedDict):
     namespace: pulumi.Input[str]
     """An existing namespace; one under Pod Security's `restricted` will do."""
     bucket: pulumi.Input[str]
-    """Name of the model store's bucket; it holds `sources/<ONNX SHA-256>/`."""
+    """Name of the model store's bucket; it holds the order's `source_prefix`."""
     image: str
     """Triton's own image of the order's release: it has `trtexec`, and Python for the rest."""
     onnx_size_bytes: int
@@ -60,8 +65,10 @@ class EngineBuild(pulumi.ComponentResource):
     has from Triton; only the build has the GPU. The update waits for the Job. It makes no bucket and no identity.
     """
 
-    pointer: pulumi.Output[str]
-    """Object in the bucket that holds the engine's record, known once the repository is published."""
+    digest: pulumi.Output[str]
+    """Digest of the repository; unknown in a preview of one that is yet to be published."""
+    uri: pulumi.Output[str]
+    """`gs://…` of the repository, without a slash at its end, known once all of it is there."""
 
     def __init__(self, name: str, args: EngineBuildArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("triton-stack:kubernetes:EngineBuild", name, {}, opts)
@@ -98,8 +105,46 @@ class EngineBuild(pulumi.ComponentResource):
             },
             opts=child,
         )
-        self.pointer = job.status.apply(lambda _: pointer_path(order.key))
-        self.register_outputs({"pointer": self.pointer})
+        engine = _Engine(
+            f"{name}-engine",
+            # Of the Job, to wait for its end; the order as text, for numbers would become floats on their way.
+            {"order": order.model_dump_json(), "bucket": args["bucket"], "job": job.id, "digest": None},
+            child,
+        )
+        self.digest = engine.digest
+        self.uri = pulumi.Output.all(args["bucket"], engine.digest).apply(
+            lambda values: f"gs://{values[0]}/{repository_prefix(order.manifest['name'], values[1])}"
+        )
+        self.register_outputs({"digest": self.digest, "uri": self.uri})
+
+
+class _Provider(ResourceProvider):
+    """Reads what the Job has left. Pulumi stores it with the resource: it holds nothing."""
+
+    serialize_as_secret_always = False
+
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        replaces = [name for name in ("order", "bucket", "job") if olds.get(name) != news.get(name)]
+        return DiffResult(changes=bool(replaces), replaces=replaces)
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        from model_repo.store import StoreError, open_store  # noqa: PLC0415
+
+        sys.tracebacklimit = 0  # Pulumi prints the traceback of what a provider raises; here the text says all
+        order, store = json.loads(props["order"]), open_store(f"gs://{props['bucket']}")
+        pointer = store.get(pointer_path(order["key"]))
+        if pointer is None:
+            missing = f"{store.url}/{pointer_path(order['key'])}"
+            raise StoreError(f"{missing}: the Job has not left it: delete the Job, and `pulumi up` again")
+        digest = repository_digest(repository_files(order, json.loads(pointer)))
+        return CreateResult(digest, {**props, "digest": digest})
+
+
+class _Engine(Resource, module="triton-stack", name="EngineRecord"):
+    digest: pulumi.Output[str]
+
+    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions) -> None:
+        super().__init__(_Provider(), name, props, opts)
 
 
 def _pod(

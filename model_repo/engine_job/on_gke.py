@@ -28,7 +28,7 @@ def fetch(order: dict[str, Any], store: GcsStore, folder: Path, mine: Lease, pol
     if record:
         (folder / "target" / RECORD_NAME).write_bytes(record)
         return
-    prefix = f"sources/{order['onnx_sha256']}/"
+    prefix = f"{order['source_prefix']}/"
     store.download_folder(prefix, folder / "source")
     if not (folder / "source" / "model.onnx").exists():
         raise JobError(f"{prefix}model.onnx is not in the bucket: upload the sources first")

@@ -3,16 +3,21 @@
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
 from kubernetes import client, config
 from pulumi_stack import PulumiError, Stack
 from tiny_engine import Job, install, order
 
 from localcloud.cloud import LocalCloud
 from model_repo.engine import EngineOrder
+from model_repo.engine_job.layout import repository_digest, repository_files
+from model_repo.engine_job.lease import pointer_path
 
 kube_config: Any = config
 
@@ -35,6 +40,17 @@ def jobs(cloud: LocalCloud) -> list[dict[str, Any]]:
     return session.client("sagemaker", endpoint_url=cloud.aws_url).list_processing_jobs()["ProcessingJobSummaries"]
 
 
+def leave_record(cloud: LocalCloud, folder: Path) -> dict[str, Any]:
+    """What the Job leaves in the bucket; no container runs on a simulated node, so its step runs here."""
+    job = Job(folder)
+    assert job.run().returncode == 0
+    record = job.record() | {"location": "engines/one.plan"}
+    gcs: Any = storage
+    client = gcs.Client("local", AnonymousCredentials(), client_options={"api_endpoint": cloud.gcs_url})
+    client.create_bucket("engines").blob(pointer_path(order().key)).upload_from_string(json.dumps(record))
+    return record
+
+
 def test_the_first_update_compiles_and_says_so_before(cloud: LocalCloud, stack: Stack) -> None:
     key = order().key[:12]
     assert f"engine {key}: will compile on ml.g4dn.xlarge" in stack.pulumi("preview")
@@ -42,7 +58,7 @@ def test_the_first_update_compiles_and_says_so_before(cloud: LocalCloud, stack: 
     assert f"engine {key}: started triton-engine-" in printed
     outputs = stack.outputs()
     assert len(outputs["digest"]) == 64
-    assert outputs["uri"] == f"s3://{outputs['bucket']}/models/bert-small/{outputs['digest']}/"
+    assert outputs["uri"] == f"s3://{outputs['bucket']}/models/bert-small/{outputs['digest']}"
     assert len(jobs(cloud)) == 1
 
 
@@ -77,11 +93,15 @@ def test_a_failed_build_is_told_with_its_reason_and_log_and_the_stack_keeps_what
     assert stack.outputs()["digest"] == before
 
 
-def test_the_job_is_taken_by_the_api_server_and_runs_on_a_t4_node(cloud: LocalCloud, new_stack: NewStack) -> None:
-    stack = new_stack("engine-job", kubeconfig=str(cloud.state / "kubeconfig"))
+def test_the_job_runs_on_a_t4_node_and_the_digest_follows_from_what_it_leaves(
+    cloud: LocalCloud, new_stack: NewStack, tmp_path: Path
+) -> None:
+    record = leave_record(cloud, tmp_path)
+    stack = new_stack("engine-job", kubeconfig=str(cloud.state / "kubeconfig"), bucket="engines")
     (stack.folder / "order.json").write_text(order().model_dump_json())
     outputs = stack.up()
-    assert outputs["pointer"] == f"engines/{order().key}.json"
+    assert outputs["digest"] == repository_digest(repository_files(order().model_dump(mode="json"), record))
+    assert outputs["uri"] == f"gs://engines/models/bert-small/{outputs['digest']}"
     api: Any = kube_config.new_client_from_config(str(cloud.state / "kubeconfig"))
     core: Any = client.CoreV1Api(api)
     batch: Any = client.BatchV1Api(api)

@@ -85,9 +85,9 @@ def request_(aws: Aws, tmp_path: Path, request: pytest.FixtureRequest) -> Engine
     for path in (job.folder / "source").rglob("*"):
         if path.is_file():
             name = path.relative_to(job.folder / "source")
-            aws.s3.upload_file(str(path), bucket, f"sources/{job.order.onnx_sha256}/{name}")
+            aws.s3.upload_file(str(path), bucket, f"{job.order.source_prefix}/{name}")
     wanted = {**job.order.model_dump(mode="json"), "key": key}
-    source = f"s3://{bucket}/sources/{job.order.onnx_sha256}/"
+    source = f"s3://{bucket}/{job.order.source_prefix}"
     return EngineRequest(wanted, REGION, bucket, source, "image", f"arn:aws:iam::123456789012:role/{key}")
 
 

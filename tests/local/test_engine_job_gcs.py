@@ -58,7 +58,7 @@ class Store:
         for path in (job.folder / "source").rglob("*"):
             if path.is_file():
                 name = path.relative_to(job.folder / "source")
-                self.google.blob(f"sources/{job.order.onnx_sha256}/{name}").upload_from_filename(str(path))
+                self.google.blob(f"{job.order.source_prefix}/{name}").upload_from_filename(str(path))
 
 
 @pytest.fixture

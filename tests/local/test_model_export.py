@@ -18,6 +18,7 @@ from model_repo.build import BuildError, ModelArtifact, build, built
 from model_repo.cache import cache_path
 from model_repo.calibration import CalibrationData
 from model_repo.conversion import Conversion
+from model_repo.engine import prepare_engine, prepared_engine
 from model_repo.exported import ExportedModel, Form
 from model_repo.manifest import MANIFEST_NAME, Manifest
 from model_repo.recipe import named_recipe
@@ -234,3 +235,19 @@ def test_calibration_data_that_does_not_fit_is_told_in_one_line(tmp_path: Path) 
     np.savez(tmp_path / "0.npz", input_ids=np.zeros((5, 128), np.int32))
     with pytest.raises(BuildError, match=r"0\.npz: holds input_ids; bert-small takes input_ids, attention_mask"):
         build(named_recipe("bert-small", "trt-db", "int8", calibration_data=tmp_path), print)
+
+
+def test_what_a_t4_compiles_from_is_the_onnx_file_samples_and_its_answers() -> None:
+    recipe = named_recipe("bert-small", "trt-db", "fp16", "t4")
+    source = prepare_engine(recipe, print)
+    assert source.manifest.check_folder(source.folder) == []
+    assert {file.path for file in source.manifest.files} == {
+        "model.onnx",
+        "samples/input_ids.bin",
+        "samples/attention_mask.bin",
+        "expected/logits.bin",
+    }
+    # Another variant of the same engine is built from the same source.
+    assert prepare_engine(named_recipe("bert-small", "trt-base", "fp16", "t4"), print) == source
+    exported, found = prepared_engine(recipe)
+    assert (exported.sha256, found) == (source.manifest.files[1].sha256, source)

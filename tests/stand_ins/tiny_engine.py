@@ -24,7 +24,7 @@ RELEASE = triton_releases()["25.09"]
 def order(variant: str = "trt-db") -> EngineOrder:
     onnx = ManifestFile(path="model.onnx", size_bytes=len(ONNX), sha256=hashlib.sha256(ONNX).hexdigest())
     exported = ExportedModel(weights="hub@1", parity_error=0, files=(onnx,))
-    return engine_order(named_recipe("bert-small", variant, "fp16", "t4"), exported, RELEASE)
+    return engine_order(named_recipe("bert-small", variant, "fp16", "t4"), exported, RELEASE, "sources/one")
 
 
 def install(programs: Path, **environment: str) -> None:

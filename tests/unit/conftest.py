@@ -10,7 +10,8 @@ import pytest
 from program import ROOT, Recorder, RunProgram, as_handed_to_a_program
 
 from model_repo.build import ModelArtifact
-from model_repo.manifest import MANIFEST_NAME, Manifest
+from model_repo.exported import ExportedModel
+from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestFile
 
 
 @pytest.fixture
@@ -19,16 +20,18 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-def artifact(tmp_path: Path) -> ModelArtifact:
-    """A repository on this machine; the program reads only its manifest, so the model is a few bytes."""
+def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelArtifact:
+    """A repository of this machine's cache; the program reads only its manifest, so the model is a few bytes."""
+    monkeypatch.setenv("TRITON_STACK_CACHE", str(tmp_path))
+    folder = tmp_path / "repositories" / "one"
     for path in ("bert-small/config.pbtxt", "bert-small/1/model.onnx"):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(path)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(path)
     manifest = Manifest.of_folder(
-        tmp_path, name="bert-small", variant="trt-db", precision="fp32", device="cpu", weights="seeded-random"
+        folder, name="bert-small", variant="trt-db", precision="fp32", device="cpu", weights="seeded-random"
     )
-    (tmp_path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
-    return ModelArtifact(manifest, tmp_path)
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    return ModelArtifact(manifest, folder)
 
 
 @pytest.fixture
@@ -38,7 +41,12 @@ def run_program(recorder: Recorder, artifact: ModelArtifact, monkeypatch: pytest
     def built(*_: object) -> ModelArtifact:
         return artifact
 
+    def prepared(*_: object) -> tuple[ExportedModel, ModelArtifact]:
+        onnx = ManifestFile(path="model.onnx", size_bytes=1, sha256="0" * 64)
+        return ExportedModel(weights="hub@1", parity_error=0, files=(onnx,)), artifact
+
     monkeypatch.setattr("stacks.model.built", built)
+    monkeypatch.setattr("stacks.model.prepared_engine", prepared)
 
     def run(stack: str, config: dict[str, Any]) -> None:
         pulumi.runtime.set_mocks(recorder, project="triton-stack", stack=stack, preview=False)

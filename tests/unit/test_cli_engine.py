@@ -46,8 +46,9 @@ def test_a_dry_run_says_the_key_the_line_and_where_it_would_run(capsys: Captured
 
 def test_where_nothing_was_exported_a_dry_run_says_which_command_makes_the_key_known(capsys: Captured) -> None:
     dry_run(BERT, NEWEST, None, as_json=False)
-    assert "build key  not known yet: nothing was exported on this machine; `triton-stack model export bert-large`" in (
-        capsys.readouterr().out
+    assert (
+        "build key  not known yet: nothing was exported on this machine; `triton-stack model build bert-large --variant"
+        in (capsys.readouterr().out)
     )
     dry_run(BERT, NEWEST, None, as_json=True)
     plan = json.loads(capsys.readouterr().out)

@@ -22,9 +22,10 @@ from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.engine_build import EngineBuild as SageMakerEngineBuild
 from components.aws.model_store import ModelStore as S3ModelStore
 from components.aws.triton_endpoint import TritonEndpoint
+from components.copied_model import CopiedModel
 from components.gcp.account_id import account_id
+from components.gcp.bucket_account import READER_ROLES, WRITER_ROLES, BucketAccount
 from components.gcp.gpu_cluster import GpuCluster
-from components.gcp.model_reader import ModelReader
 from components.gcp.model_store import ModelStore as GcsModelStore
 from components.gcp.network import Network
 from components.gcp.t4_zones import T4_ZONES
@@ -70,7 +71,7 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "order": (order(), order("trt-base")),
         "bucket": ("a", "b"),
         "bucket_arn": ("arn:aws:s3:::a", "arn:aws:s3:::b"),
-        "source_uri": ("s3://a/", "s3://b/"),
+        "source_uri": ("s3://a", "s3://b"),
         "image": (IMAGE, IMAGE.replace("25.09", "24.09")),
         "region": ("us-east-1", "eu-west-1"),
     },
@@ -91,7 +92,8 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "authorized_networks": (["203.0.113.0/24"], []),
         "plan": (PLAN, OTHER_PLAN),
     },
-    ModelReader: {
+    BucketAccount: {
+        "roles": (READER_ROLES, WRITER_ROLES),
         "project": ("a", "b"),
         "bucket": ("a", "b"),
         "namespace": ("a", "b"),
@@ -99,7 +101,17 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
     },
     GcsModelStore: {"location": ("us-central1", "europe-west4")},
     Network: {"region": ("us-central1", "europe-west4")},
-    PublishedModel: {"store": ("s3://a", "gs://a"), "artifact": ("artifact", "other artifact")},
+    CopiedModel: {
+        "source": ("s3://a", "s3://b"),
+        "store": ("gs://a", "gs://b"),
+        "model": ("bert", "resnet50"),
+        "digest": ("a", "b"),
+    },
+    PublishedModel: {
+        "store": ("s3://a", "gs://a"),
+        "artifact": ("artifact", "other artifact"),
+        "prefix": ("models/a", "sources/a"),
+    },
     KubernetesEngineBuild: {
         "order": (order(), order("trt-base")),
         "namespace": ("a", "b"),
@@ -307,7 +319,7 @@ def test_the_gcs_bucket_drops_old_versions_and_unfinished_uploads_and_nothing_el
 
 
 def test_the_reader_may_read_one_bucket_and_one_kubernetes_account_may_be_it(build: Build) -> None:
-    registered = build(ModelReader)
+    registered = build(BucketAccount)
     grants = {each.inputs["role"] for each in registered if "bucketIAMMember" in each.typ}
     assert grants == {"roles/storage.objectViewer", "roles/storage.legacyBucketReader"}
     binding = inputs(registered, "workload-identity")
@@ -442,7 +454,7 @@ def test_the_build_s_role_reads_its_sources_and_writes_its_own_builds_only(build
     statements = json.loads(inputs(build(SageMakerEngineBuild), "policy")["policy"])["Statement"]
     granted = {str(statement["Action"]): statement["Resource"] for statement in statements}
     builds = f"arn:aws:s3:::a/builds/triton-engine-{order().key[:16]}-*"
-    assert granted["s3:GetObject"] == [builds, f"arn:aws:s3:::a/sources/{order().onnx_sha256}/*"]
+    assert granted["s3:GetObject"] == [builds, f"arn:aws:s3:::a/{order().source_prefix}/*"]
     assert granted["s3:PutObject"] == builds
     assert [action for action, resource in granted.items() if resource == "*"] == ["ecr:GetAuthorizationToken"]
 

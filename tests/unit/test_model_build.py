@@ -8,6 +8,7 @@ import pytest
 
 from model_repo.build import BuildError, ModelArtifact, NotBuilt, build, built, cache_path, repositories
 from model_repo.conversion import Conversion
+from model_repo.engine import prepared_engine
 from model_repo.exported import SEEDED_RANDOM, ExportedModel
 from model_repo.manifest import MANIFEST_NAME, Manifest, ManifestFile
 from model_repo.recipe import named_recipe
@@ -132,10 +133,11 @@ def test_what_is_not_built_is_answered_with_the_command_that_builds_it() -> None
 
 def test_what_a_t4_compiles_is_not_built_here() -> None:
     put_export()
-    with pytest.raises(BuildError, match=r"on a T4, not here: .*triton-stack:model\.digest"):
-        build(named_recipe("bert-small", "trt-db", device="t4"), pytest.fail)
-    with pytest.raises(NotBuilt, match=r"triton-stack:model\.digest"):
-        built(named_recipe("bert-small", "trt-db", device="t4"))
+    recipe = named_recipe("bert-small", "trt-db", "fp16", "t4")
+    with pytest.raises(BuildError, match=r"on a T4, not here: `pulumi up` does it there"):
+        build(recipe, pytest.fail)
+    with pytest.raises(NotBuilt, match=r"`triton-stack model build bert-small --variant trt-db .*--device t4`"):
+        prepared_engine(recipe)
 
 
 @pytest.mark.parametrize("damage", ["bert-small/config.pbtxt", "bert-small/1/model.onnx", MANIFEST_NAME, ""])

@@ -94,7 +94,12 @@ def test_the_key_depends_on_nothing_else() -> None:
 def test_the_order_carries_what_the_manifest_says_besides_the_build() -> None:
     onnx = ManifestFile(path="model.onnx", size_bytes=1, sha256=ONNX)
     accuracy = AccuracyChange(data="seeded-random", samples=8, max_abs_error=0.1, agreement=1)
-    order = engine_order(BERT, ExportedModel(weights="hub@1", parity_error=0, files=(onnx,), accuracy=accuracy), NEWEST)
+    order = engine_order(
+        BERT,
+        ExportedModel(weights="hub@1", parity_error=0, files=(onnx,), accuracy=accuracy),
+        NEWEST,
+        "sources/one",
+    )
     assert order.key == build_key(BERT, ONNX, NEWEST)
     assert (order.triton_release, order.tensorrt, order.compute_capability) == ("25.09", "10.13.3.9", "7.5")
     assert 'platform: "tensorrt_plan"' in order.files["bert-large/config.pbtxt"]

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from typing import Any
 
 import pulumi
 import pytest
@@ -10,7 +11,8 @@ from program import STACKS, Recorder, RunProgram, stack_config
 
 from model_repo.build import ModelArtifact
 
-REPOSITORY = "pulumi-python:dynamic/triton-stack:ModelRepository"
+DYNAMIC = "pulumi-python:dynamic/triton-stack"
+REPOSITORY = f"{DYNAMIC}:ModelRepository"
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -94,6 +96,39 @@ def test_what_was_built_here_is_published_to_both_stores(
     published = [each.inputs for each in recorder.of_type(REPOSITORY)]
     assert sorted(each["store"].partition(":")[0] for each in published) == ["gs", "s3"]
     assert {each["digest"] for each in published} == {artifact.digest}
+
+
+def to_compile(*targets: str) -> dict[str, Any]:
+    """The dev stack without a digest, on some of the targets."""
+    config = stack_config("dev")
+    del config["triton-stack:model"]["digest"]
+    for target in ("sagemaker", "gke"):
+        config[f"triton-stack:{target}"]["enabled"] = target in targets
+    return config
+
+
+def test_an_engine_is_built_by_sagemaker_and_copied_to_cloud_storage(
+    run_program: RunProgram, recorder: Recorder, artifact: ModelArtifact
+) -> None:
+    run_program("dev", to_compile("sagemaker", "gke"))
+    source, build = recorder.one(REPOSITORY).inputs, recorder.one(f"{DYNAMIC}:EngineBuild").inputs
+    assert source["prefix"] == f"sources/{artifact.digest}"
+    assert build["source_uri"] == f"{source['store']}/{source['prefix']}"
+    copy = recorder.one(f"{DYNAMIC}:ModelCopy").inputs
+    assert (copy["source"], copy["store"].partition(":")[0]) == (source["store"], "gs")
+    assert not recorder.of_type("kubernetes:batch/v1:Job")
+
+
+def test_without_sagemaker_an_engine_is_built_on_a_t4_node_of_the_first_region(
+    run_program: RunProgram, recorder: Recorder
+) -> None:
+    run_program("dev", to_compile("gke"))
+    assert recorder.one(REPOSITORY).inputs["store"].startswith("gs://")
+    (step, _) = recorder.one("kubernetes:batch/v1:Job").inputs["spec"]["template"]["spec"]["initContainers"]
+    assert step["name"] == "fetch"
+    roles = {each.inputs["role"] for each in recorder.of_type("gcp:storage/bucketIAMMember:BucketIAMMember")}
+    assert "roles/storage.objectUser" in roles
+    assert not recorder.of_type(f"{DYNAMIC}:EngineBuild")
 
 
 def test_a_wrong_setting_registers_nothing(run_program: RunProgram, recorder: Recorder) -> None:

@@ -18,7 +18,7 @@ built = EngineBuild(
     {
         "order": EngineOrder.model_validate_json(Path("order.json").read_text()),
         "namespace": namespace.metadata["name"],
-        "bucket": "models",
+        "bucket": config.require("bucket"),
         "image": "nvcr.io/nvidia/tritonserver:25.09-py3",
         "onnx_size_bytes": 1_340_000_000,
         "google_service_account": "builder@project.iam.gserviceaccount.com",
@@ -26,4 +26,5 @@ built = EngineBuild(
     inside,
 )
 pulumi.export("namespace", namespace.metadata["name"])
-pulumi.export("pointer", built.pointer)
+pulumi.export("digest", built.digest)
+pulumi.export("uri", built.uri)

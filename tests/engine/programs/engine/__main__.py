@@ -17,7 +17,7 @@ uploads = [
     aws.s3.BucketObjectv2(
         path.name,
         bucket=bucket.bucket,
-        key=f"sources/{order.onnx_sha256}/{path.relative_to(source).as_posix()}",
+        key=f"{order.source_prefix}/{path.relative_to(source).as_posix()}",
         source=pulumi.FileAsset(str(path)),
     )
     for path in sorted(source.rglob("*"))
@@ -29,7 +29,7 @@ built = EngineBuild(
         "order": order,
         "bucket": bucket.bucket,
         "bucket_arn": bucket.arn,
-        "source_uri": pulumi.Output.format("s3://{}/sources/{}/", uploads[0].bucket, order.onnx_sha256),
+        "source_uri": pulumi.Output.format("s3://{}/{}", uploads[0].bucket, order.source_prefix),
         "image": config.get("image") or "763104351884.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.09-py3",
         "region": "us-east-1",
     },
