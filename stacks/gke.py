@@ -47,9 +47,9 @@ def deploy(
         for region, kubeconfig in kubeconfigs.items()
     }
     if model.order is None:
-        stored = stored_model(f"{name}-model", store.url, model)
+        stored = stored_model(f"{name}-gcs-model", store.url, model)
     elif elsewhere:
-        stored = copied_model(f"{name}-model", store.url, elsewhere)
+        stored = copied_model(f"{name}-gcs-model", store.url, elsewhere)
     else:
         stored = _compiled(name, settings, model, store, providers[settings.gke.regions[0]])
     deployment: TritonDeploymentArgs = {
@@ -98,7 +98,7 @@ def _compiled(
     """The repository around an engine that a T4 node of the first region builds."""
     assert model.order  # noqa: S101 - by the caller
     assert model.artifact  # noqa: S101 - it is what the order is built from
-    source = published_source(f"{name}-source", store.url, model.artifact, model.order)
+    source = published_source(f"{name}-gcs-source", store.url, model.artifact, model.order)
     namespace = f"{name}-engines"
     inside = pulumi.ResourceOptions(provider=provider, depends_on=[source])
     made = kubernetes.core.v1.Namespace(

@@ -26,7 +26,7 @@ def deploy(name: str, settings: Settings, model: ServedModel, plan: InstancePlan
     release = triton_releases()[settings.triton.release]
     image = release.sagemaker_image(settings.aws_region)
     store = ModelStore(f"{name}-models")
-    stored = _compiled(name, settings, model, store, image) or stored_model(f"{name}-model", store.url, model)
+    stored = _compiled(name, settings, model, store, image) or stored_model(f"{name}-s3-model", store.url, model)
     role = EndpointRole(
         f"{name}-endpoint",
         {"endpoint": name, "bucket_arn": store.arn, "prefix": stored.prefix, "image": image},
@@ -61,7 +61,7 @@ def _compiled(name: str, settings: Settings, model: ServedModel, store: ModelSto
     """The repository around an engine that SageMaker builds; None where no engine is to be built."""
     if model.order is None or model.artifact is None:
         return None
-    source = published_source(f"{name}-source", store.url, model.artifact, model.order)
+    source = published_source(f"{name}-s3-source", store.url, model.artifact, model.order)
     engine = EngineBuild(
         f"{name}-engine",
         {

@@ -119,6 +119,22 @@ def test_an_engine_is_built_by_sagemaker_and_copied_to_cloud_storage(
     assert not recorder.of_type("kubernetes:batch/v1:Job")
 
 
+@pytest.mark.parametrize(
+    ("stack", "config"),
+    [
+        *((stack, stack_config(stack)) for stack in STACKS),
+        ("dev", to_compile("sagemaker", "gke")),
+        ("dev", to_compile("gke")),
+    ],
+)
+def test_no_two_resources_of_a_type_have_the_same_name(
+    stack: str, config: dict[str, Any], run_program: RunProgram, recorder: Recorder
+) -> None:
+    run_program(stack, config)
+    names = [(each.typ, each.name) for each in recorder.resources]
+    assert len(names) == len(set(names))
+
+
 def test_without_sagemaker_an_engine_is_built_on_a_t4_node_of_the_first_region(
     run_program: RunProgram, recorder: Recorder
 ) -> None:
