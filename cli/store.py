@@ -1,12 +1,13 @@
 """What moves repositories to and between stores: publish, copy, verify, prune, archive."""
 
 import json
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from cli.steps import console, step
 from cli.transfer import transfer
-from delivery.stack import PROJECT_FOLDER
+from delivery.stack import PROJECT_FOLDER, Stack
 from model_repo import publish as store_publish
 from model_repo.archive import write_archive
 from model_repo.build import ModelArtifact, built
@@ -103,12 +104,13 @@ def prune(
 ) -> None:
     """Remove repositories that no stack names, halves of them, and what interrupted uploads left behind.
 
-    A digest that any Pulumi.*.yaml of this project names in `triton-stack:model.digest` is never removed.
+    A digest that a stack of this project serves is never removed: one that Pulumi.<stack>.yaml names, or where it names
+    none, one that the stack has in the backend that `pulumi` is logged in to.
 
     Example: [bold]triton-stack model prune s3://models --dry-run[/]
     """
     opened, before = open_store(store), datetime.now(UTC) - timedelta(hours=older_than)
-    pruning = plan_pruning(opened, {*(keep or []), *_named_digests()}, before, name)
+    pruning = plan_pruning(opened, {*(keep or []), *_served_digests()}, before, name)
     if as_json:
         print(json.dumps(asdict(pruning), indent=2, default=str))
     else:
@@ -145,10 +147,22 @@ def _verify(store: Store, name: str, digest: str) -> None:
         raise store_publish.PublishError("\n".join(f"{store.url}: {line}" for line in differences))
 
 
-def _named_digests() -> set[str]:
-    """The digests that the project's stack files name; a file that cannot be read stops what would remove them."""
-    settings = map(read_stack_file, sorted(PROJECT_FOLDER.glob("Pulumi.*.yaml")))
-    return {stack.model.digest for stack in settings if stack.model.digest}
+def _served_digests() -> set[str]:
+    """What the project's stacks name: in their files, or where a file leaves it open, in their outputs.
+
+    A file that cannot be read, or a stack that cannot be asked, stops what would remove what it serves.
+    """
+    digests: set[str] = set()
+    for file in sorted(PROJECT_FOLDER.glob("Pulumi.*.yaml")):
+        named = read_stack_file(file).model.digest
+        digests |= {named} if named else _deployed_digests(Stack(file.stem.removeprefix("Pulumi."), os.environ))
+    return digests
+
+
+def _deployed_digests(stack: Stack) -> set[str]:
+    outputs = stack.outputs() if stack.exists() else {}
+    targets: list[dict[str, Any] | None] = [outputs.get("sagemaker"), *outputs.get("gke", [])]
+    return {target["digest"] for target in targets if target}
 
 
 def _show(published: list[Published], *, as_json: bool) -> None:

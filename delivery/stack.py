@@ -87,14 +87,17 @@ class Stack:
             raise StackError(f"`pulumi {command[0]}` of stack {self.name} failed (status {status}); see above")
 
     def _read(self, *command: str) -> str:
-        done = subprocess.run(
-            ["pulumi", *command],
-            cwd=PROJECT_FOLDER,
-            env=dict(self.environment),
-            check=False,
-            capture_output=True,
-            text=True,
-        )
+        try:
+            done = subprocess.run(
+                ["pulumi", *command],
+                cwd=PROJECT_FOLDER,
+                env=dict(self.environment),
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+        except FileNotFoundError as error:
+            raise StackError(f"`pulumi {command[0]}`: pulumi is not on PATH: install it, or run `make env`") from error
         if done.returncode != 0:
             raise StackError(f"`pulumi {' '.join(command)}` failed: {done.stderr.strip()}")
         return done.stdout

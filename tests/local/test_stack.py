@@ -236,6 +236,16 @@ def test_up_again_changes_nothing(stack: LocalStack, capfd: pytest.CaptureFixtur
     assert (stack.file.read_bytes(), stack.pids(), stack.outputs()) == (before, pids, outputs)
 
 
+def test_pruning_leaves_what_the_stack_serves_though_its_file_names_no_digest(stack: LocalStack) -> None:
+    served = {target["digest"] for target in (stack.outputs()["sagemaker"], *stack.outputs()["gke"])}
+    for uri in (stack.outputs()["sagemaker"]["model_uri"], stack.outputs()["gke"][0]["model_uri"]):
+        store = uri.partition("/models/")[0]
+        pruning = stack.json(
+            *("triton-stack", "model", "prune", store, "--older-than", "0", "--dry-run", "--json"),
+        )
+        assert not served & {found["digest"] for found in pruning["repositories"]}
+
+
 def test_killed_emulators_come_back_with_all_that_the_stack_had(
     stack: LocalStack, capfd: pytest.CaptureFixture[str]
 ) -> None:
