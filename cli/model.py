@@ -124,7 +124,9 @@ def build_model(
     name: Name,
     variant: VariantName = "trt-db",
     precision: PrecisionName = "fp32",
-    device: DeviceName = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="cpu or t4. Left out: t4 in FP16 and for a dry run, else cpu.")
+    ] = None,
     calibration_data: CalibrationFolder = None,
     preferred_batch_sizes: PreferredBatchSizes = None,
     max_queue_delay_microseconds: QueueDelay = None,
@@ -142,10 +144,11 @@ def build_model(
 
     Example: [bold]triton-stack model build resnet50 --variant trt-ig-db --instances 4 --ensemble[/]
 
-    Example: [bold]triton-stack model build bert-large --precision fp16 --device t4 --dry-run[/]
+    Example: [bold]triton-stack model build bert-large --variant trt-ig-db --precision fp16 --dry-run[/]
     """
     options = _serving(preferred_batch_sizes, max_queue_delay_microseconds, instances, warmup, response_cache, ensemble)
-    recipe = named_recipe(name, variant, precision, device, options, calibration_data)
+    on = device or ("t4" if dry_run or precision == "fp16" else "cpu")
+    recipe = named_recipe(name, variant, precision, on, options, calibration_data)
     if not dry_run:
         with step(f"model {recipe}") as report:
             artifact = prepare_engine(recipe, report) if recipe.needs_engine else build(recipe, report)
