@@ -20,6 +20,7 @@ import psutil
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
+from processes import gone
 from tiny_model import CONFIG, prefix_of, write_repository
 
 from localcloud.pod import free_port
@@ -147,7 +148,7 @@ def test_an_endpoint_serves_the_uploaded_bytes_with_the_container_s_environment(
     assert "--sagemaker-thread-count=3" in record["argv"]
 
     aws.sagemaker.delete_endpoint(EndpointName="serving")
-    assert not psutil.pid_exists(record["pid"]) or psutil.Process(record["pid"]).status() == psutil.STATUS_ZOMBIE
+    assert gone(record["pid"])
     assert not list((aws.state / "sagemaker").glob("serving*"))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import gone
 
 from localcloud.cloud import LocalCloud, Ports
 from localcloud.supervisor import SupervisorError, port_is_free
@@ -110,9 +111,7 @@ def test_going_down_finds_what_an_interrupted_start_left(tmp_path: Path, process
 
     LocalCloud(tmp_path, ports, t4_nodes=1, triton=False).down()
 
-    assert [
-        pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    ] == []
+    assert all(map(gone, pids))
     assert all(map(port_is_free, (ports.aws, ports.gcs, ports.kubernetes, ports.etcd, ports.etcd_peer)))
 
 

@@ -13,6 +13,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from kubernetes import client, config
+from processes import gone
 from tiny_model import CONFIG, prefix_of, write_repository
 
 from localcloud.cloud import LocalCloud, Ports
@@ -83,10 +84,6 @@ def service(name: str, first_port: int) -> dict[str, Any]:
         {"name": "grpc", "port": first_port + 1, "targetPort": 8001},
     ]
     return {"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "selector": {"app": name}, "ports": ports}}
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:

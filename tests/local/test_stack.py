@@ -283,7 +283,7 @@ def test_bytes_that_are_not_the_digest_s_are_refused_in_one_line_and_the_old_ins
 ) -> None:
     outputs = stack.outputs()
     bucket, _, prefix = outputs["sagemaker"]["model_uri"].removeprefix("s3://").partition("/")
-    key = {"Bucket": bucket, "Key": f"{prefix}resnet50/1/model.onnx"}
+    key = {"Bucket": bucket, "Key": f"{prefix}/resnet50/1/model.onnx"}
     onnx = bytearray(client("s3").get_object(**key)["Body"].read())
     onnx[len(onnx) // 2] ^= 1
     client("s3").put_object(**key, Body=bytes(onnx))

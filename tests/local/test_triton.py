@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from processes import gone
 from tiny_model import CONFIG, write_repository
 from tritonclient.utils import InferenceServerException
 
@@ -55,10 +56,6 @@ def tensor(rows: int, width: int = 4, start: float = 0) -> Any:
 def client(triton: Triton) -> Any:
     host, port = triton.pod.addresses[8000]
     return triton_http.InferenceServerClient(f"{host}:{port}", concurrency=8)
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
