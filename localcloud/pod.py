@@ -150,17 +150,26 @@ def _background_loop() -> asyncio.AbstractEventLoop:
 async def relay(listener: socket.socket, destination: Callable[[], Address | None]) -> asyncio.Server:
     """Accept at ``listener`` and join each connection to a new one to ``destination()``; None refuses it."""
 
-    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            far_reader, far_writer = await asyncio.open_connection(*(destination() or _NOWHERE))
-        except OSError:  # nobody listens there yet: the client sees its connection closed
-            writer.close()
-            return
-        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-        writer.close()
-        far_writer.close()
+    # The loop refers to its tasks weakly: one that nothing else refers to may be collected while it waits.
+    tasks: set[asyncio.Task[None]] = set()
 
-    return await asyncio.start_server(join, sock=listener)
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(_join(reader, writer, destination()))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    return await asyncio.start_server(accept, sock=listener)
+
+
+async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, destination: Address | None) -> None:
+    try:
+        far_reader, far_writer = await asyncio.open_connection(*(destination or _NOWHERE))
+    except OSError:  # nobody listens there yet: the client sees its connection closed
+        writer.close()
+        return
+    await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+    writer.close()
+    far_writer.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
