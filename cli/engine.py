@@ -14,25 +14,32 @@ from delivery.stack import PROJECT_FOLDER
 from model_repo.compatibility import TritonRelease
 from model_repo.engine import build_key, trtexec_build_line
 from model_repo.exported import ExportedModel
+from model_repo.manifest import Engine
+from model_repo.publish import stored_manifest
 from model_repo.recipe import Recipe
+from model_repo.store import open_store
 from stacks.compatibility import stack_findings
-from stacks.settings import SettingsError, read_stack_file
+from stacks.settings import ModelSettings, SettingsError, read_stack_file
 
 
 def check(
     stack: Annotated[str, typer.Option(help="Name of a stack file, Pulumi.<stack>.yaml: dev, prod …")] = "dev",
+    store: Annotated[
+        str | None, typer.Option(help="s3://BUCKET or gs://BUCKET that has the stack's digest: compare its engine too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Check that the Triton release, the GPUs and the drivers of a stack go together; status 1 where they do not.
 
-    It asks no cloud: the engine itself, whose manifest is in the model store, is compared when it is deployed.
+    With a store, the engine that the stack's digest names is held against all three. Without, it asks no cloud.
 
-    Example: [bold]triton-stack model check --stack prod[/]
+    Example: [bold]triton-stack model check --stack prod --store s3://models[/]
     """
     file = PROJECT_FOLDER / f"Pulumi.{stack}.yaml"
     if not file.exists():
         raise SettingsError(f'"{stack}" has no stack file; write Pulumi.{stack}.yaml, or name another stack')
-    findings = stack_findings(read_stack_file(file), engine=None)
+    settings = read_stack_file(file)
+    findings = stack_findings(settings, _stored_engine(settings.model, store) if store else None)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     elif not findings:
@@ -45,6 +52,12 @@ def check(
         Console().print(table)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def _stored_engine(model: ModelSettings, store: str) -> Engine | None:
+    if model.digest is None:
+        raise SettingsError("triton-stack:model.digest: missing, so no engine is named; leave out --store")
+    return stored_manifest(open_store(store), model.name, model.digest).engine
 
 
 def dry_run(recipe: Recipe, release: TritonRelease, exported: ExportedModel | None, *, as_json: bool) -> None:

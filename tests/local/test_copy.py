@@ -1,6 +1,7 @@
 """Copies between real servers, in all four directions, and what is pruned there."""
 
 import json
+import re
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from cli import store as commands
 from cli.main import app
-from model_repo.manifest import MANIFEST_NAME, Manifest, repository_prefix
+from model_repo.manifest import MANIFEST_NAME, Engine, Manifest, repository_prefix
 from model_repo.prune import plan_pruning, prune
 from model_repo.publish import PublishError, copy, publish, verify
 from model_repo.store import PART_SIZE_BYTES, Store
@@ -160,6 +161,39 @@ def test_the_commands_copy_verify_and_prune_but_never_what_a_stack_file_names(
     run("verify", *names, gcs)
     run(*options, "--yes")
     assert buckets.gcs.open().objects(repository_prefix(*names)) == []
+
+
+def test_the_check_of_a_stack_holds_the_stored_engine_against_gpu_and_image(
+    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "repository"
+    (folder / "bert-large").mkdir(parents=True)
+    (folder / "bert-large/config.pbtxt").touch()
+    listed = Manifest.of_folder(
+        folder, name="bert-large", variant="trt-db", precision="fp16", device="t4", weights="hub@1"
+    )
+    engine = Engine(
+        key="0" * 64,
+        onnx_sha256="1" * 64,
+        triton_release="24.09",
+        tensorrt="10.4.0.26",
+        compute_capability="8.6",
+        driver="560.35.03",
+        command=("trtexec",),
+        max_abs_error=0,
+    )
+    manifest = listed.model_copy(update={"engine": engine})
+    publish(write_at(folder, manifest), manifest, buckets.gcs.open(), silent)
+    for name, value in buckets.gcs.environment.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "Pulumi.mine.yaml"
+    stack = (commands.PROJECT_FOLDER / "Pulumi.dev.yaml").read_text()
+    file.write_text(re.sub(r"digest: \w{64}", f"digest: {manifest.digest}", stack))
+    monkeypatch.setattr("cli.engine.PROJECT_FOLDER", tmp_path)
+    checked = CliRunner().invoke(app, ["model", "check", "--stack", "mine", "--store", buckets.gcs.url, "--json"])
+    assert checked.exit_code == 1
+    wrong = {found["what"].partition(": ")[2] for found in json.loads(checked.stdout) if not found["ok"]}
+    assert wrong == {"engine and GPU", "engine and image"}
 
 
 def write_at(files: Path, manifest: Manifest) -> Path:
