@@ -2,16 +2,17 @@
 
 import json
 import sys
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pulumi
 import pulumi_aws as aws
-from botocore.exceptions import BotoCoreError, ClientError
 from pulumi.dynamic import CheckResult, CreateResult, DiffResult, Resource, ResourceProvider
 
-from components.aws.engine_job import INSTANCE_TYPE, EngineBuildError, EngineJob, EngineRequest
 from model_repo.engine import EngineOrder
 from model_repo.manifest import repository_prefix
+
+if TYPE_CHECKING:
+    from components.aws.engine_job import EngineRequest
 
 
 class EngineBuildArgs(TypedDict):
@@ -87,7 +88,10 @@ class EngineBuild(pulumi.ComponentResource):
 
 
 class _Provider(ResourceProvider):
-    """Finds or builds. Pulumi stores it with the resource: it holds nothing."""
+    """Finds or builds. Pulumi stores it with the resource: it holds nothing.
+
+    It runs in a process of its own, which alone imports the clients of AWS.
+    """
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Say, in the preview too, whether there is anything to compile."""
@@ -107,6 +111,10 @@ class _Provider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Build, unless the store has it."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        from components.aws.engine_job import EngineBuildError, EngineJob  # noqa: PLC0415
+
         try:
             digest = EngineJob(_request(props), pulumi.log.info).run()
         except (EngineBuildError, BotoCoreError, ClientError):
@@ -123,13 +131,19 @@ class _Build(Resource, module="triton-stack", name="EngineBuild"):
         super().__init__(_Provider(), name, props, opts)
 
 
-def _request(props: dict[str, Any]) -> EngineRequest:
+def _request(props: dict[str, Any]) -> "EngineRequest":
+    from components.aws.engine_job import EngineRequest  # noqa: PLC0415
+
     names = ("region", "bucket", "source_uri", "image", "role_arn")
     return EngineRequest(order=json.loads(props["order"]), **{name: props[name] for name in names})
 
 
 def _prospect(props: dict[str, Any]) -> str:
     """What an update would do, as far as it can be known without one."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    from components.aws.engine_job import INSTANCE_TYPE, EngineJob  # noqa: PLC0415
+
     will = f"will compile on {INSTANCE_TYPE}, for up to an hour"
     if not isinstance(props["bucket"], str) or props["bucket"] == pulumi.runtime.rpc.UNKNOWN:
         return f"{will}: its bucket is not there yet"
