@@ -95,8 +95,11 @@ def test_a_port_in_use_is_an_error_that_names_it(tmp_path: Path):
 def test_going_down_finds_what_an_interrupted_start_left(tmp_path: Path, processes: int):
     ports = Ports.free()
     code = (
+        "import signal\n"
         "from pathlib import Path\n"
         "from localcloud.cloud import LocalCloud, Ports\n"
+        # A shell's background job, which a test run may be, is born deaf to it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"LocalCloud(Path({str(tmp_path)!r}), {ports!r}, 1, triton=False).up(print)"
     )
     starter = subprocess.Popen([sys.executable, "-c", code], cwd=CHECKOUT, stderr=subprocess.DEVNULL)
