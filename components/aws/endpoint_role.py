@@ -3,7 +3,8 @@
 from typing import TypedDict
 
 import pulumi
-import pulumi_aws as aws
+
+from components.aws.sagemaker_role import Statement, container_statements, sagemaker_role
 
 
 class EndpointRoleArgs(TypedDict):
@@ -29,42 +30,15 @@ class EndpointRole(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: EndpointRoleArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("triton-stack:aws:EndpointRole", name, {}, opts)
-        child = pulumi.ResourceOptions(parent=self)
-        role = aws.iam.Role(
-            f"{name}-role",
-            assume_role_policy=pulumi.Output.json_dumps(
-                _policy(
-                    {
-                        "Effect": "Allow",
-                        "Principal": {"Service": "sagemaker.amazonaws.com"},
-                        "Action": "sts:AssumeRole",
-                    }
-                ),
-                sort_keys=True,
-            ),
-            opts=child,
-        )
-        policy = aws.iam.RolePolicy(
-            f"{name}-policy",
-            role=role.name,
-            policy=pulumi.Output.json_dumps(_policy(*_statements(args)), sort_keys=True),
-            opts=child,
-        )
-        self.arn = pulumi.Output.all(role.arn, policy.id).apply(lambda values: str(values[0]))
+        self.arn = sagemaker_role(name, _statements(args), pulumi.ResourceOptions(parent=self))
         self.register_outputs({"arn": self.arn})
 
 
-def _policy(*statements: dict[str, object]) -> dict[str, object]:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
-
-
-def _statements(args: EndpointRoleArgs) -> list[dict[str, object]]:
+def _statements(args: EndpointRoleArgs) -> list[Statement]:
     """The statements that a Triton endpoint needs.
 
     Actions: https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html#sagemaker-roles-createmodel-perms
     """
-    registry, _, repository = args["image"].partition("/")
-    account, _, _, region, *_ = registry.split(".")
     return [
         {
             "Effect": "Allow",
@@ -77,18 +51,7 @@ def _statements(args: EndpointRoleArgs) -> list[dict[str, object]]:
             "Resource": args["bucket_arn"],
             "Condition": {"StringLike": {"s3:prefix": pulumi.Output.concat(args["prefix"], "/*")}},
         },
-        {
-            "Effect": "Allow",
-            "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
-            "Resource": f"arn:aws:ecr:{region}:{account}:repository/{repository.partition(':')[0]}",
-        },
-        # The action knows no resource: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerregistry.html
-        {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
-        {
-            "Effect": "Allow",
-            "Action": ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-            "Resource": f"arn:aws:logs:{region}:*:log-group:/aws/sagemaker/Endpoints/{args['endpoint']}*",
-        },
+        *container_statements(args["image"], f"/aws/sagemaker/Endpoints/{args['endpoint']}"),
         # The action knows no resource; the condition binds it to SageMaker's own metrics.
         {
             "Effect": "Allow",

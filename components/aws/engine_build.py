@@ -5,9 +5,9 @@ import sys
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pulumi
-import pulumi_aws as aws
 from pulumi.dynamic import CheckResult, CreateResult, DiffResult, Resource, ResourceProvider
 
+from components.aws.sagemaker_role import Statement, container_statements, sagemaker_role
 from model_repo.engine import EngineOrder
 from model_repo.manifest import repository_prefix
 
@@ -46,26 +46,7 @@ class EngineBuild(pulumi.ComponentResource):
     def __init__(self, name: str, args: EngineBuildArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("triton-stack:aws:EngineBuild", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
-        role = aws.iam.Role(
-            f"{name}-role",
-            assume_role_policy=json.dumps(
-                _policy(
-                    {
-                        "Effect": "Allow",
-                        "Principal": {"Service": "sagemaker.amazonaws.com"},
-                        "Action": "sts:AssumeRole",
-                    }
-                ),
-                sort_keys=True,
-            ),
-            opts=child,
-        )
-        policy = aws.iam.RolePolicy(
-            f"{name}-policy",
-            role=role.name,
-            policy=pulumi.Output.json_dumps(_policy(*_statements(args)), sort_keys=True),
-            opts=child,
-        )
+        role_arn = sagemaker_role(name, _statements(args), child)
         build = _Build(
             f"{name}-engine",
             {
@@ -75,10 +56,10 @@ class EngineBuild(pulumi.ComponentResource):
                 "bucket": args["bucket"],
                 "source_uri": args["source_uri"],
                 "image": args["image"],
-                "role_arn": role.arn,
+                "role_arn": role_arn,
                 "digest": None,
             },
-            pulumi.ResourceOptions(parent=self, depends_on=[policy]),
+            child,
         )
         self.digest = build.digest
         self.uri = pulumi.Output.all(args["bucket"], build.digest).apply(
@@ -154,17 +135,12 @@ def _prospect(props: dict[str, Any]) -> str:
     return "compiled before, will not compile" if there else will
 
 
-def _policy(*statements: dict[str, object]) -> dict[str, object]:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
-
-
-def _statements(args: EngineBuildArgs) -> list[dict[str, object]]:
+def _statements(args: EngineBuildArgs) -> list[Statement]:
     """What the job needs, and no more.
 
     Actions: https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html#sagemaker-roles-createprocessingjob-perms
     """
-    order, registry = args["order"], args["image"].partition("/")[0]
-    repository = args["image"].partition("/")[2].partition(":")[0]
+    order = args["order"]
     builds, sources = f"builds/triton-engine-{order.key[:16]}-*", f"{order.source_prefix}/*"
     return [
         {
@@ -183,16 +159,5 @@ def _statements(args: EngineBuildArgs) -> list[dict[str, object]]:
             "Resource": args["bucket_arn"],
             "Condition": {"StringLike": {"s3:prefix": [builds, sources]}},
         },
-        {
-            "Effect": "Allow",
-            "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
-            "Resource": f"arn:aws:ecr:{args['region']}:{registry.partition('.')[0]}:repository/{repository}",
-        },
-        # The action knows no resource: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerregistry.html
-        {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
-        {
-            "Effect": "Allow",
-            "Action": ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-            "Resource": f"arn:aws:logs:{args['region']}:*:log-group:/aws/sagemaker/ProcessingJobs*",
-        },
+        *container_statements(args["image"], "/aws/sagemaker/ProcessingJobs"),
     ]

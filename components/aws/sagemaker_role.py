@@ -1,0 +1,56 @@
+"""What SageMaker acts as, and the statements that every container of its needs."""
+
+from collections.abc import Sequence
+
+import pulumi
+import pulumi_aws as aws
+
+Statement = dict[str, object]
+"""One statement of an IAM policy."""
+
+
+def sagemaker_role(name: str, statements: Sequence[Statement], opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+    """The ARN of a role that SageMaker assumes, once its policy is attached.
+
+    Args:
+        name: Prefix of the role and of its policy.
+        statements: All that it may do.
+        opts: Of both.
+    """
+    trust: Statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "sagemaker.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+    }
+    role = aws.iam.Role(f"{name}-role", assume_role_policy=_policy([trust]), opts=opts)
+    policy = aws.iam.RolePolicy(f"{name}-policy", role=role.name, policy=_policy(statements), opts=opts)
+    return pulumi.Output.all(role.arn, policy.id).apply(lambda values: str(values[0]))
+
+
+def container_statements(image: str, log_group: str) -> list[Statement]:
+    """Pull one image, and write to the log groups whose names start with one prefix.
+
+    Args:
+        image: `<account>.dkr.ecr.<region>.amazonaws.com/<repository>:<tag>`.
+        log_group: Such as `/aws/sagemaker/Endpoints/triton`.
+    """
+    registry, _, repository = image.partition("/")
+    account, _, _, region, *_ = registry.split(".")
+    return [
+        {
+            "Effect": "Allow",
+            "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            "Resource": f"arn:aws:ecr:{region}:{account}:repository/{repository.partition(':')[0]}",
+        },
+        # The action knows no resource: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerregistry.html
+        {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+        {
+            "Effect": "Allow",
+            "Action": ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+            "Resource": f"arn:aws:logs:{region}:*:log-group:{log_group}*",
+        },
+    ]
+
+
+def _policy(statements: Sequence[Statement]) -> pulumi.Output[str]:
+    return pulumi.Output.json_dumps({"Version": "2012-10-17", "Statement": list(statements)}, sort_keys=True)
