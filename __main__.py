@@ -17,6 +17,8 @@ except (SettingsError, NotBuilt) as error:
     raise pulumi.RunError(str(error)) from error
 
 name = f"triton-{pulumi.get_stack()}"
-endpoint, stored = sagemaker.deploy(name, settings, model, fleet.sagemaker) if fleet.sagemaker else (None, None)
+endpoint, stored = (
+    sagemaker.deploy(name, settings, model, fleet.sagemaker, fleet.challenger) if fleet.sagemaker else (None, None)
+)
 pulumi.export("sagemaker", endpoint)
 pulumi.export("gke", gke.deploy(name, settings, model, fleet.gke, stored) if fleet.gke else [])

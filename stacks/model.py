@@ -51,6 +51,14 @@ def recipe(settings: ModelSettings) -> Recipe:
     return Recipe(load_spec(settings.name), parse_variant(settings.variant), settings.precision, settings.device)
 
 
+def largest_repository_bytes(settings: ModelSettings) -> int:
+    """What the model's repository may weigh: its weights in FP32, which no precision exceeds.
+
+    From the spec, for a repository that is named by its digest is not here to be weighed.
+    """
+    return 4 * load_spec(settings.name).parameters
+
+
 def served_model(settings: Settings) -> ServedModel:
     """The repository that the settings name: by digest, or the one that this machine has built or prepared.
 

@@ -1,60 +1,150 @@
-"""Target 1: one SageMaker endpoint, scaled on invocations per instance."""
+"""Target 1: one SageMaker endpoint, scaled and watched from one plan and one objective."""
 
 from dataclasses import asdict
 from typing import Any
 
+import pulumi
+
+from capacity.autoscaling import endpoint_scaling
 from capacity.planner import InstancePlan
-from components.aws.endpoint_role import EndpointRole
+from components.aws.endpoint_alarms import EndpointAlarms
+from components.aws.endpoint_role import EndpointRole, EndpointRoleArgs
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.engine_build import EngineBuild
-from components.aws.model_store import ModelStore
-from components.aws.triton_endpoint import PRODUCTION_VARIANT, TritonEndpoint
+from components.aws.model_store import ModelStore, ModelStoreArgs
+from components.aws.registered_model import RegisteredModel
+from components.aws.triton_endpoint import (
+    CHALLENGER_VARIANT,
+    PRODUCTION_VARIANT,
+    TritonEndpoint,
+    TritonEndpointArgs,
+    container_environment,
+)
 from model_repo.compatibility import triton_releases
-from stacks.model import ServedModel, StoredModel, published_source, stored_model
+from model_repo.manifest import repository_prefix
+from observability.slo import Slo
+from stacks.fleet import endpoint_deployment
+from stacks.model import ServedModel, StoredModel, largest_repository_bytes, published_source, stored_model
 from stacks.settings import Settings
 
 
-def deploy(name: str, settings: Settings, model: ServedModel, plan: InstancePlan) -> tuple[dict[str, Any], StoredModel]:
+def deploy(
+    name: str, settings: Settings, model: ServedModel, plan: InstancePlan, challenger: InstancePlan | None = None
+) -> tuple[dict[str, Any], StoredModel]:
     """Deploy the target; say how it is reached, and where it has its model.
 
     Args:
-        name: Prefix of every resource.
+        name: Prefix of every resource, and the endpoint's own name.
         settings: The stack's settings.
         model: What the endpoint serves.
         plan: On how many instances.
+        challenger: Where the settings have one, on how many instances that is.
     """
-    release = triton_releases()[settings.triton.release]
-    image = release.sagemaker_image(settings.aws_region)
-    store = ModelStore(f"{name}-models")
+    image = triton_releases()[settings.triton.release].sagemaker_image(settings.aws_region)
+    store = _store(name, settings)
     stored = _compiled(name, settings, model, store, image) or stored_model(f"{name}-s3-model", store.url, model)
-    role = EndpointRole(
-        f"{name}-endpoint",
-        {"endpoint": name, "bucket_arn": store.arn, "prefix": stored.prefix, "image": image},
-    )
-    endpoint = TritonEndpoint(
-        name,
+    alarms = EndpointAlarms(
+        f"{name}-alarms",
         {
-            "model": model.name,
-            "model_uri": stored.uri,
-            "role_arn": role.arn,
-            "image": image,
-            "inference_ami_version": release.inference_ami_version,
+            "endpoint_name": name,
+            "production_variant": PRODUCTION_VARIANT,
             "plan": plan,
+            "slo": Slo(**settings.slo.model_dump()),
+            "region": settings.aws_region,
+            "topic_arn": settings.sagemaker.alarm_topic_arn,
         },
     )
-    EndpointScaling(
-        f"{name}-scaling",
-        {"endpoint_name": endpoint.endpoint_name, "production_variant": PRODUCTION_VARIANT, "plan": plan},
-    )
+    endpoint = _endpoint(name, settings, store, stored, alarms, (plan, challenger))
+    scaling = _scaling(f"{name}-scaling", settings, endpoint, PRODUCTION_VARIANT, plan)
+    if challenger and settings.sagemaker.challenger and settings.sagemaker.challenger.mode == "production":
+        _scaling(f"{name}-challenger-scaling", settings, endpoint, CHALLENGER_VARIANT, challenger)
+    registered = RegisteredModel(f"{name}-registered", {...})
     outputs: dict[str, Any] = {
         "endpoint": endpoint.endpoint_name,
         "region": settings.aws_region,
         "model": model.name,
         "digest": stored.digest,
         "model_uri": stored.uri,
+        "model_package": registered.package_arn,
         "plan": asdict(plan),
+        "scaling": scaling.description,
     }
     return outputs, stored
+
+
+def _store(name: str, settings: Settings) -> ModelStore:
+    args: ModelStoreArgs = {}
+    if settings.sagemaker.kms_key_arn:
+        args["kms_key_arn"] = settings.sagemaker.kms_key_arn
+    return ModelStore(f"{name}-models", args)
+
+
+def _endpoint(
+    name: str,
+    settings: Settings,
+    store: ModelStore,
+    stored: StoredModel,
+    alarms: EndpointAlarms,
+    plans: tuple[InstancePlan, InstancePlan | None],
+) -> TritonEndpoint:
+    """The endpoint and what it acts as: what one has more, the other may do more."""
+    asked, release = settings.sagemaker, triton_releases()[settings.triton.release]
+    image, (plan, challenger_plan) = release.sagemaker_image(settings.aws_region), plans
+    role: EndpointRoleArgs = {
+        "endpoint": name,
+        "bucket_arn": store.arn,
+        "prefixes": [stored.prefix],
+        "image": image,
+        "rollback_alarms": alarms.rollback_alarm_names,
+    }
+    endpoint: TritonEndpointArgs = {
+        "region": settings.aws_region,
+        "endpoint_name": name,
+        "model": stored.name,
+        "model_uri": stored.uri,
+        "model_size_bytes": largest_repository_bytes(settings.model),
+        "role_arn": "",
+        "image": image,
+        "inference_ami_version": release.inference_ami_version,
+        "plan": plan,
+        "deployment": endpoint_deployment(settings),
+        "rollback_alarms": alarms.rollback_alarm_names,
+    }
+    if asked.challenger and challenger_plan:
+        prefix = repository_prefix(stored.name, asked.challenger.digest)
+        role["prefixes"] = [stored.prefix, prefix]
+        endpoint["challenger"] = {
+            "model_uri": pulumi.Output.concat(store.url, "/", prefix),
+            "mode": asked.challenger.mode,
+            "percent": asked.challenger.percent,
+            "plan": challenger_plan,
+        }
+    if asked.vpc:
+        role["vpc"] = endpoint["vpc"] = {
+            "subnets": asked.vpc.subnet_ids,
+            "security_group_ids": asked.vpc.security_group_ids,
+        }
+    if asked.capture:
+        role["captured_prefix"] = f"captured/{name}"
+        endpoint["capture"] = {
+            "uri": pulumi.Output.concat(store.url, "/captured/", name),
+            "percent": asked.capture.percent,
+        }
+    if asked.kms_key_arn:
+        role["kms_key_arn"] = asked.kms_key_arn
+        if "capture" in endpoint:
+            endpoint["capture"]["kms_key_arn"] = asked.kms_key_arn
+    endpoint["role_arn"] = EndpointRole(f"{name}-endpoint", role).arn
+    return TritonEndpoint(name, endpoint)
+
+
+def _scaling(
+    name: str, settings: Settings, endpoint: TritonEndpoint, variant: str, plan: InstancePlan
+) -> EndpointScaling:
+    policy = endpoint_scaling(plan, metric=settings.sagemaker.scaling_metric, profile=settings.traffic.profile)
+    return EndpointScaling(
+        name, {"endpoint_name": endpoint.endpoint_name, "production_variant": variant, "policy": policy}
+    )
 
 
 def _compiled(name: str, settings: Settings, model: ServedModel, store: ModelStore, image: str) -> StoredModel | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pulumi.runtime.config import CONFIG, get_config_env
@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from capacity.measurements import MACHINES, SHIPPED_FOLDER
+from components.aws.deployment import MAX_WAIT_S, STEP_PERCENT, Strategy
 from components.gcp.t4_zones import T4_ZONES
 from model_repo.compatibility import triton_releases
 from model_repo.recipe import Precision
@@ -37,6 +38,10 @@ PROJECT = "triton-stack"
 
 # Characters of a wrong value that an error shows.
 _SHOWN = 60
+
+_DIGEST = "^[0-9a-f]{64}$"
+SubnetId = Annotated[str, Field(pattern="^subnet-[0-9a-f]+$")]
+SecurityGroupId = Annotated[str, Field(pattern="^sg-[0-9a-f]+$")]
 
 # https://docs.aws.amazon.com/sagemaker/latest/dg/instance-types-az.html: every g4dn size that SageMaker hosts on
 G4DN_TYPES = tuple(f"ml.g4dn.{size}" for size in ("xlarge", "2xlarge", "4xlarge", "8xlarge", "12xlarge", "16xlarge"))
@@ -71,7 +76,7 @@ class ModelSettings(_Section):
     """Arithmetic of the served model: fp32, fp16 or int8."""
     device: Annotated[Literal["t4", "cpu"], Field(examples=["t4"])]
     """What the repository is made for: a T4, or the CPU of a machine without one."""
-    digest: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$", examples=["a digest: 64 hexadecimal digits"])] = None
+    digest: Annotated[str | None, Field(pattern=_DIGEST, examples=["a digest: 64 hexadecimal digits"])] = None
     """Digest of a repository that is in the model store. Left out: the one that was built on this machine."""
     compile: Annotated[Literal["if-missing", "never"], Field(examples=["never"])]
     """`never`: the stack takes only a digest that another stack has tested."""
@@ -152,11 +157,85 @@ class CapacitySettings(_Section):
         )(value)
 
 
+class DeploymentSettings(_Section):
+    """How an endpoint moves to a new configuration."""
+
+    strategy: Annotated[Strategy, Field(examples=["canary"])]
+    """all-at-once, canary, linear (each beside the old fleet) or rolling (in its place)."""
+    wait_s: Annotated[int, Field(ge=0, le=MAX_WAIT_S, examples=[300])]
+    """Seconds of each baking period, in which the rollback alarms are watched."""
+    step_percent: Annotated[int | None, Field(examples=[10])] = None
+    """Share of the fleet in one step; all-at-once has none."""
+
+    @model_validator(mode="after")
+    def _step_of_the_strategy(self) -> Self:
+        if self.strategy == "all-at-once":
+            if self.step_percent is not None:
+                raise ValueError("step_percent: all-at-once has no steps; leave it out, or write canary")
+            return self
+        least, most = STEP_PERCENT[self.strategy]
+        if self.step_percent is None or not least <= self.step_percent <= most:
+            raise ValueError(
+                f"step_percent: {json.dumps(self.step_percent)} is no step of {self.strategy}; "
+                f"write {least} to {most}, e.g. {max(least, 10)}"
+            )
+        return self
+
+
+class VpcSettings(_Section):
+    """Where the instances have a network interface of the account's own."""
+
+    subnet_ids: Annotated[list[SubnetId], Field(min_length=1, max_length=16, examples=['["subnet-0abc1234"]'])]
+    """In zones that have the instance type; with a gateway endpoint for S3, by which the model comes."""
+    security_group_ids: Annotated[
+        list[SecurityGroupId], Field(min_length=1, max_length=5, examples=['["sg-0abc1234"]'])
+    ]
+
+
+class CaptureSettings(_Section):
+    """What is kept of requests and answers, under `captured/` of the model store."""
+
+    percent: Annotated[int, Field(ge=1, le=100, examples=[10])]
+    """Share of the requests."""
+
+
+class ChallengerSettings(_Section):
+    """Another digest of the same model beside the one that is served."""
+
+    digest: Annotated[str, Field(pattern=_DIGEST, examples=["a digest: 64 hexadecimal digits"])]
+    mode: Annotated[Literal["production", "shadow"], Field(examples=["shadow"])]
+    """production: it answers its share. shadow: it gets copies, and its answers are dropped."""
+    percent: Annotated[int, Field(ge=1, le=100, examples=[10])]
+    """Share of the requests."""
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if self.mode == "production" and self.percent == 100:  # noqa: PLR2004 - all of them
+            raise ValueError("percent: 100 leaves nothing to the model itself; write 1 to 99, or set model.digest")
+        return self
+
+
 class SageMakerSettings(_Section):
     """Target 1: a SageMaker endpoint."""
 
     enabled: Annotated[bool, Field(examples=["true"])]
     instance_type: Annotated[str, Field(examples=["ml.g4dn.xlarge"])]
+    deployment: DeploymentSettings
+    alarm_topic_arn: Annotated[
+        str | None, Field(pattern=r"^arn:aws[\w-]*:sns:", examples=["arn:aws:sns:us-east-1:111122223333:on-call"])
+    ] = None
+    """SNS topic that alarms are sent to; left out: they are seen in CloudWatch alone."""
+    kms_key_arn: Annotated[
+        str | None,
+        Field(pattern=r"^arn:aws[\w-]*:kms:.*:key/", examples=["arn:aws:kms:us-east-1:111122223333:key/0a1b2c3d"]),
+    ] = None
+    """Key that encrypts the model store and what is captured; left out: S3's own."""
+    vpc: VpcSettings | None = None
+    """Left out: the instances are in SageMaker's own network."""
+    capture: CaptureSettings | None = None
+    """Left out: nothing is kept of requests and answers."""
+    challenger: ChallengerSettings | None = None
+    """Left out: one digest is served."""
 
     @field_validator("instance_type")
     @classmethod
@@ -351,15 +430,26 @@ def _shown(value: object) -> str:
 
 def _works(location: list[str]) -> str:
     """What a key takes: its example, or the keys of a section."""
-    section, name = (_section(location[:1]), location[1]) if len(location) > 1 else (Settings, location[0])
-    field = next(field for key, field in section.model_fields.items() if name in (key, field.alias))
-    return f"write e.g. {field.examples[0]}" if field.examples else f"write its keys: {_known_keys(location)}"
+    *path, name = location if not location[-1].isdigit() else location[:-1]  # an item takes what its list takes
+    fields = _section(path).model_fields
+    found = next(field for key, field in fields.items() if name in (key, field.alias))
+    return f"write e.g. {found.examples[0]}" if found.examples else f"write its keys: {_known_keys([*path, name])}"
 
 
 def _section(location: list[str]) -> type[BaseModel]:
     """The section at a path; `Settings` itself at the empty one."""
-    annotation = Settings.model_fields[location[0]].annotation if location else Settings
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Settings
+    section: type[BaseModel] = Settings
+    for name in location:
+        if name in section.model_fields:
+            section = _section_of(section.model_fields[name].annotation) or section
+    return section
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    """The section in an annotation such as `Section`, `Section | None` or `list[Section]`; None where it has none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section_of, get_args(annotation))), None)
 
 
 def _known_keys(location: list[str]) -> str:

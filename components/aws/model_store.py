@@ -1,5 +1,7 @@
 """The bucket that SageMaker loads models from."""
 
+from typing import NotRequired, TypedDict
+
 import pulumi
 import pulumi_aws as aws
 
@@ -20,6 +22,13 @@ _LIFECYCLE: list[aws.s3.BucketLifecycleConfigurationRuleArgsDict] = [
 ]
 
 
+class ModelStoreArgs(TypedDict):
+    """How the bucket is encrypted."""
+
+    kms_key_arn: NotRequired[pulumi.Input[str]]
+    """Left out: with S3's own keys (AES-256)."""
+
+
 class ModelStore(pulumi.ComponentResource):
     """A private S3 bucket for model repositories: versioned, encrypted, TLS only, kept when the stack goes.
 
@@ -35,7 +44,7 @@ class ModelStore(pulumi.ComponentResource):
     """`s3://<bucket>`."""
     arn: pulumi.Output[str]
 
-    def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(self, name: str, args: ModelStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("triton-stack:aws:ModelStore", name, {}, opts)
         # The bytes outlive the stack, for a rollback and a promotion read digests that are no longer served; and a
         # bucket that stays keeps what makes it private.
@@ -57,7 +66,7 @@ class ModelStore(pulumi.ComponentResource):
             aws.s3.BucketServerSideEncryptionConfiguration(
                 f"{name}-encryption",
                 bucket=bucket.bucket,
-                rules=[{"apply_server_side_encryption_by_default": {"sse_algorithm": "AES256"}}],
+                rules=[_encryption(args)],
                 opts=child,
             ),
         ]
@@ -82,6 +91,19 @@ class ModelStore(pulumi.ComponentResource):
         self.url = pulumi.Output.concat("s3://", self.bucket)
         self.arn = bucket.arn
         self.register_outputs({"bucket": self.bucket})
+
+
+def _encryption(args: ModelStoreArgs) -> aws.s3.BucketServerSideEncryptionConfigurationRuleArgsDict:
+    if "kms_key_arn" not in args:
+        return {"apply_server_side_encryption_by_default": {"sse_algorithm": "AES256"}}
+    return {
+        "apply_server_side_encryption_by_default": {
+            "sse_algorithm": "aws:kms",
+            "kms_master_key_id": args["kms_key_arn"],
+        },
+        # One call to KMS for many objects, in place of one for each.
+        "bucket_key_enabled": True,
+    }
 
 
 def _tls_only(bucket_arn: pulumi.Input[str]) -> dict[str, object]:

@@ -17,6 +17,7 @@ from tiny_engine import order
 
 import components
 from capacity.planner import InstancePlan
+from components.aws.deployment import Deployment
 from components.aws.endpoint_role import EndpointRole
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.engine_build import EngineBuild as SageMakerEngineBuild
@@ -54,6 +55,11 @@ OTHER_PLAN = replace(
 )
 IMAGE = "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.09-py3"
 
+KEY = "arn:aws:kms:us-east-1:111122223333:key"
+VPC = {"subnets": ["subnet-0"], "security_group_ids": ["sg-0"]}
+CAPTURE = {"uri": "s3://a/captured", "percent": 10, "kms_key_arn": f"{KEY}/a"}
+CHALLENGER = {"model_uri": "s3://c", "mode": "shadow", "percent": 10, "plan": OTHER_PLAN}
+
 # Each component, and for each of its arguments a value and another one.
 ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
     EndpointRole: {
@@ -75,14 +81,22 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "image": (IMAGE, IMAGE.replace("25.09", "24.09")),
         "region": ("us-east-1", "eu-west-1"),
     },
-    S3ModelStore: {},
+    S3ModelStore: {"kms_key_arn": (f"{KEY}/a", f"{KEY}/b")},
     TritonEndpoint: {
+        "region": ("us-east-1", "eu-west-1"),
+        "endpoint_name": ("triton-a", "triton-b"),
         "model": ("bert", "resnet50"),
         "model_uri": ("s3://a", "s3://b"),
+        "model_size_bytes": (10**9, 10**10),
         "role_arn": ("arn:a", "arn:b"),
         "image": (IMAGE, "other"),
         "inference_ami_version": ("a", "b"),
         "plan": (PLAN, OTHER_PLAN),
+        "deployment": (Deployment("all-at-once", wait_s=0), Deployment("canary", wait_s=60, step_percent=10)),
+        "rollback_alarms": (["slow"], ["slow", "failing"]),
+        "vpc": (VPC, {**VPC, "subnets": ["subnet-1"]}),
+        "capture": (CAPTURE, {**CAPTURE, "percent": 20}),
+        "challenger": (CHALLENGER, {**CHALLENGER, "mode": "production"}),
     },
     GpuCluster: {
         "project": ("a", "b"),
