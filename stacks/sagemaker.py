@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from capacity.autoscaling import endpoint_scaling
 from capacity.planner import InstancePlan
 from components.aws.endpoint_role import EndpointRole
 from components.aws.endpoint_scaling import EndpointScaling
@@ -44,7 +45,13 @@ def deploy(name: str, settings: Settings, model: ServedModel, plan: InstancePlan
     )
     EndpointScaling(
         f"{name}-scaling",
-        {"endpoint_name": endpoint.endpoint_name, "production_variant": PRODUCTION_VARIANT, "plan": plan},
+        {
+            "endpoint_name": endpoint.endpoint_name,
+            "production_variant": PRODUCTION_VARIANT,
+            "policy": endpoint_scaling(
+                plan, metric=settings.sagemaker.scaling_metric, profile=settings.traffic.profile
+            ),
+        },
     )
     outputs: dict[str, Any] = {
         "endpoint": endpoint.endpoint_name,

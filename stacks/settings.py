@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pulumi.runtime.config import CONFIG, get_config_env
@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from capacity.autoscaling import ScalingMetric, ScheduledRate
 from capacity.measurements import MACHINES, SHIPPED_FOLDER
 from components.gcp.t4_zones import T4_ZONES
 from model_repo.compatibility import triton_releases
@@ -124,6 +125,11 @@ class TrafficSettings(_Section):
     """Lowest requests per second."""
     peak_rps: Annotated[float, Field(gt=0, le=10_000_000, examples=[500])]
     """Highest requests per second."""
+    profile: Annotated[
+        list[ScheduledRate],
+        Field(examples=['[{schedule: "cron(0 7 ? * MON-FRI *)", timezone: Europe/Berlin, rps: 200}]']),
+    ] = []
+    """When how many are expected: the SageMaker endpoint has the instances for them there from that moment on."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -131,6 +137,19 @@ class TrafficSettings(_Section):
             raise ValueError(
                 f"base_rps: {self.base_rps:g} is over peak_rps {self.peak_rps:g}; write at most {self.peak_rps:g}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _profile_within(self) -> Self:
+        for rate in self.profile:
+            if not self.base_rps <= rate.rps <= self.peak_rps:
+                raise ValueError(
+                    f"profile: {rate.rps:g} is outside of base_rps {self.base_rps:g} and peak_rps {self.peak_rps:g}; "
+                    "write a rate between them, or widen them"
+                )
+        moments = [(rate.schedule, rate.timezone) for rate in self.profile]
+        if len(set(moments)) != len(moments):
+            raise ValueError("profile: names a moment twice; write each schedule once")
         return self
 
 
@@ -157,6 +176,8 @@ class SageMakerSettings(_Section):
 
     enabled: Annotated[bool, Field(examples=["true"])]
     instance_type: Annotated[str, Field(examples=["ml.g4dn.xlarge"])]
+    scaling_metric: Annotated[ScalingMetric, Field(examples=["invocations"])] = "invocations"
+    """What the scaler tracks: invocations per minute, or concurrency, which tells of more traffic within seconds."""
 
     @field_validator("instance_type")
     @classmethod
@@ -351,15 +372,20 @@ def _shown(value: object) -> str:
 
 def _works(location: list[str]) -> str:
     """What a key takes: its example, or the keys of a section."""
-    section, name = (_section(location[:1]), location[1]) if len(location) > 1 else (Settings, location[0])
-    field = next(field for key, field in section.model_fields.items() if name in (key, field.alias))
+    *section, name = [part for part in location if not part.isdigit()]
+    field = next(field for key, field in _section(section).model_fields.items() if name in (key, field.alias))
     return f"write e.g. {field.examples[0]}" if field.examples else f"write its keys: {_known_keys(location)}"
 
 
 def _section(location: list[str]) -> type[BaseModel]:
-    """The section at a path; `Settings` itself at the empty one."""
-    annotation = Settings.model_fields[location[0]].annotation if location else Settings
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Settings
+    """The section at a path, `Settings` itself at the empty one; an entry of a list is one too."""
+    section: type[BaseModel] = Settings
+    for name in location:
+        if name in section.model_fields:
+            annotation = section.model_fields[name].annotation
+            member = next(iter(get_args(annotation)), annotation)
+            section = member if isinstance(member, type) and issubclass(member, BaseModel) else section
+    return section
 
 
 def _known_keys(location: list[str]) -> str:
