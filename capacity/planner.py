@@ -20,6 +20,16 @@ class InstancePlan:
     variant: str
     instance_type: str
     """SageMaker instance type, or Compute Engine machine type with one T4."""
+    max_invocations_per_minute_per_instance: int
+    """What one instance was measured to sustain."""
+    model_latency_ms: float
+    """Model latency that was measured at that throughput."""
+    safety_factor: float
+    """Share of the measured throughput at which the scaler acts."""
+    base_rps: float
+    """Requests per second that `min_count` carries."""
+    max_rps: float
+    """Requests per second that `max_count` carries: the peak times the headroom."""
     min_count: int
     """Instances that carry the base traffic; the scaler never goes below."""
     count: int
@@ -28,8 +38,14 @@ class InstancePlan:
     """Instances that carry the peak times the headroom; the scaler never goes above."""
     scaling_target_per_minute: float
     """Invocations per minute and instance at which the scaler adds one."""
+    price_usd_per_hour: float | None
+    """Price of one instance; None, as the costs below, where the price of the type in the region is not known."""
+    min_cost_usd_per_hour: float | None
+    """Price of `min_count` instances."""
     cost_usd_per_hour: float | None
-    """Price of `count` instances; None where the price of the type in the region is not known."""
+    """Price of `count` instances."""
+    max_cost_usd_per_hour: float | None
+    """Price of `max_count` instances."""
     formula: str
     """The arithmetic behind `count`, for a reader of the preview."""
 
@@ -42,6 +58,12 @@ def instance_count(requests_per_second: float, max_invocations_per_minute_per_in
     """
     per_minute = Fraction(str(requests_per_second)) * SECONDS_PER_MINUTE
     return max(1, math.ceil(per_minute / max_invocations_per_minute_per_instance))
+
+
+def count_formula(requests_per_second: float, max_invocations_per_minute_per_instance: int) -> str:
+    """The arithmetic of `instance_count`, for a reader of the preview."""
+    per_instance = f"{max_invocations_per_minute_per_instance} per minute and instance"
+    return f"ceil({requests_per_second:g} requests/s * {SECONDS_PER_MINUTE} / {per_instance})"
 
 
 def plan_instances(
@@ -78,14 +100,24 @@ def plan_instances(
             f"measured throughput, over the {slo_latency_ms:g} ms of triton-stack:slo.latency_ms"
         )
     per_instance = measurement.max_invocations_per_minute_per_instance
-    count = instance_count(peak_rps, per_instance)
+    max_rps = float(Fraction(str(peak_rps)) * Fraction(str(headroom)))
+    counts = [instance_count(rps, per_instance) for rps in (base_rps, peak_rps, max_rps)]
+    costs = [None if price_usd_per_hour is None else round(count * price_usd_per_hour, 4) for count in counts]
     return InstancePlan(
         variant=measurement.variant,
         instance_type=instance_type,
-        min_count=instance_count(base_rps, per_instance),
-        count=count,
-        max_count=instance_count(float(Fraction(str(peak_rps)) * Fraction(str(headroom))), per_instance),
+        max_invocations_per_minute_per_instance=per_instance,
+        model_latency_ms=measurement.model_latency_ms,
+        safety_factor=safety_factor,
+        base_rps=base_rps,
+        max_rps=max_rps,
+        min_count=counts[0],
+        count=counts[1],
+        max_count=counts[2],
         scaling_target_per_minute=float(per_instance * Fraction(str(safety_factor))),
-        cost_usd_per_hour=None if price_usd_per_hour is None else round(count * price_usd_per_hour, 4),
-        formula=f"ceil({peak_rps:g} requests/s * 60 / {per_instance} per minute and instance) = {count}",
+        price_usd_per_hour=price_usd_per_hour,
+        min_cost_usd_per_hour=costs[0],
+        cost_usd_per_hour=costs[1],
+        max_cost_usd_per_hour=costs[2],
+        formula=f"{count_formula(peak_rps, per_instance)} = {counts[1]}",
     )

@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from capacity.autoscaling import ScalingMetric, ScheduledRate
 from capacity.measurements import MACHINES, SHIPPED_FOLDER
 from components.aws.deployment import MAX_WAIT_S, STEP_PERCENT, Strategy
 from components.gcp.t4_zones import T4_ZONES
@@ -129,6 +130,11 @@ class TrafficSettings(_Section):
     """Lowest requests per second."""
     peak_rps: Annotated[float, Field(gt=0, le=10_000_000, examples=[500])]
     """Highest requests per second."""
+    profile: Annotated[
+        list[ScheduledRate],
+        Field(examples=['[{schedule: "cron(0 7 ? * MON-FRI *)", timezone: Europe/Berlin, rps: 200}]']),
+    ] = []
+    """When how many are expected: the SageMaker endpoint has the instances for them there from that moment on."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -136,6 +142,19 @@ class TrafficSettings(_Section):
             raise ValueError(
                 f"base_rps: {self.base_rps:g} is over peak_rps {self.peak_rps:g}; write at most {self.peak_rps:g}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _profile_within(self) -> Self:
+        for rate in self.profile:
+            if not self.base_rps <= rate.rps <= self.peak_rps:
+                raise ValueError(
+                    f"profile: {rate.rps:g} is outside of base_rps {self.base_rps:g} and peak_rps {self.peak_rps:g}; "
+                    "write a rate between them, or widen them"
+                )
+        moments = [(rate.schedule, rate.timezone) for rate in self.profile]
+        if len(set(moments)) != len(moments):
+            raise ValueError("profile: names a moment twice; write each schedule once")
         return self
 
 
@@ -221,6 +240,8 @@ class SageMakerSettings(_Section):
     enabled: Annotated[bool, Field(examples=["true"])]
     instance_type: Annotated[str, Field(examples=["ml.g4dn.xlarge"])]
     deployment: DeploymentSettings
+    scaling_metric: Annotated[ScalingMetric, Field(examples=["invocations"])] = "invocations"
+    """What the scaler tracks: invocations per minute, or concurrency, which tells of more traffic within seconds."""
     alarm_topic_arn: Annotated[
         str | None, Field(pattern=r"^arn:aws[\w-]*:sns:", examples=["arn:aws:sns:us-east-1:111122223333:on-call"])
     ] = None
@@ -430,7 +451,7 @@ def _shown(value: object) -> str:
 
 def _works(location: list[str]) -> str:
     """What a key takes: its example, or the keys of a section."""
-    *path, name = location if not location[-1].isdigit() else location[:-1]  # an item takes what its list takes
+    *path, name = [part for part in location if not part.isdigit()]  # an item takes what its list takes
     fields = _section(path).model_fields
     found = next(field for key, field in fields.items() if name in (key, field.alias))
     return f"write e.g. {found.examples[0]}" if found.examples else f"write its keys: {_known_keys([*path, name])}"

@@ -16,6 +16,7 @@ from program import Recorder, Registered
 from tiny_engine import order
 
 import components
+from capacity.autoscaling import ScheduledRate, endpoint_scaling
 from capacity.planner import InstancePlan
 from components.aws.deployment import Deployment
 from components.aws.endpoint_role import EndpointRole
@@ -43,16 +44,25 @@ NAME = "unit"
 PLAN = InstancePlan(
     variant="trt-db",
     instance_type="n1-standard-8",
+    max_invocations_per_minute_per_instance=1335,
+    model_latency_ms=499,
+    safety_factor=0.7,
+    base_rps=40,
+    max_rps=150,
     min_count=2,
     count=5,
     max_count=7,
     scaling_target_per_minute=934.5,
+    price_usd_per_hour=None,
+    min_cost_usd_per_hour=None,
     cost_usd_per_hour=None,
+    max_cost_usd_per_hour=None,
     formula="",
 )
 OTHER_PLAN = replace(
     PLAN, instance_type="n1-standard-4", min_count=3, count=6, max_count=9, scaling_target_per_minute=12.5
 )
+MORNING = ScheduledRate(schedule="cron(0 7 ? * MON-FRI *)", timezone="Europe/Berlin", rps=100)
 IMAGE = "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.09-py3"
 
 KEY = "arn:aws:kms:us-east-1:111122223333:key"
@@ -71,7 +81,7 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
     EndpointScaling: {
         "endpoint_name": ("a", "b"),
         "production_variant": ("triton", "other"),
-        "plan": (PLAN, OTHER_PLAN),
+        "policy": (endpoint_scaling(PLAN, profile=[MORNING]), endpoint_scaling(OTHER_PLAN)),
     },
     SageMakerEngineBuild: {
         "order": (order(), order("trt-base")),
@@ -314,6 +324,32 @@ def test_the_endpoint_scales_between_the_plan_s_bounds_at_its_target(build: Buil
     assert tracking["targetValue"] == PLAN.scaling_target_per_minute
     metric = tracking["predefinedMetricSpecification"]["predefinedMetricType"]
     assert metric == "SageMakerVariantInvocationsPerInstance"
+
+
+def test_a_minute_at_the_measured_throughput_takes_the_burst_s_steps(build: Build) -> None:
+    registered = build(EndpointScaling)
+    alarm, policy = inputs(registered, "burst-alarm"), inputs(registered, "burst-policy")
+    assert alarm["alarmActions"] == [f"arn:aws:mock:::{NAME}-burst-policy"]
+    assert (alarm["namespace"], alarm["metricName"], alarm["statistic"]) == (
+        "AWS/SageMaker",
+        "InvocationsPerInstance",
+        "Sum",
+    )
+    assert alarm["dimensions"] == {"EndpointName": "a", "VariantName": "triton"}
+    assert (alarm["threshold"], alarm["period"], alarm["evaluationPeriods"]) == (1335, 60, 1)
+    assert alarm["comparisonOperator"] == "GreaterThanOrEqualToThreshold"
+    assert alarm["treatMissingData"] == "notBreaching"
+    steps = policy["stepScalingPolicyConfiguration"]["stepAdjustments"]
+    bounds = [(step["metricIntervalLowerBound"], step.get("metricIntervalUpperBound")) for step in steps]
+    assert bounds == [("0", "333.75"), ("333.75", "667.5"), ("667.5", "1335"), ("1335", None)]
+    assert [step["scalingAdjustment"] for step in steps] == [43, 79, 115, 186]
+
+
+def test_a_schedule_moves_the_floor_and_nothing_else(build: Build) -> None:
+    action = inputs(build(EndpointScaling), "floor-1")
+    assert (action["schedule"], action["timezone"]) == (MORNING.schedule, MORNING.timezone)
+    assert action["scalableTargetAction"] == {"minCapacity": 5}
+    assert action["resourceId"] == "endpoint/a/variant/triton"
 
 
 # --- Google Cloud -----------------------------------------------------------------------------------------------------

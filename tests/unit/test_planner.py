@@ -75,6 +75,8 @@ def test_bounds_enclose_the_count() -> None:
     planned = plan(find_measurement(TABLE, variant="trt-db", instance_type="ml.g4dn.2xlarge"))
     assert (planned.min_count, planned.count, planned.max_count) == (4, 23, 27)
     assert planned.scaling_target_per_minute == 934.5
+    costs = (planned.min_cost_usd_per_hour, planned.cost_usd_per_hour, planned.max_cost_usd_per_hour)
+    assert costs == (3.76, 21.62, 25.38)
 
 
 def test_a_latency_over_the_slo_is_refused() -> None:
@@ -94,7 +96,8 @@ def test_what_was_not_measured_is_an_error_that_lists_what_was() -> None:
 def test_a_price_that_is_not_known_is_none() -> None:
     assert price_usd_per_hour("sagemaker", "us-east-1", "ml.g4dn.2xlarge") == 0.94
     assert price_usd_per_hour("sagemaker", "eu-west-1", "ml.g4dn.2xlarge") is None
-    assert plan(TABLE[0], price_usd_per_hour=None).cost_usd_per_hour is None
+    unknown = plan(TABLE[0], price_usd_per_hour=None)
+    assert {unknown.min_cost_usd_per_hour, unknown.cost_usd_per_hour, unknown.max_cost_usd_per_hour} == {None}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,10 @@ def changed(section: str, key: str, value: Any) -> dict[str, Any]:
     return config
 
 
+def floor(**changes: Any) -> dict[str, Any]:
+    return {"schedule": "cron(0 7 ? * MON-FRI *)", "timezone": "Europe/Berlin", "rps": 50, **changes}
+
+
 @pytest.mark.parametrize("stack", STACKS)
 def test_every_stack_file_is_right(stack: str) -> None:
     assert errors_of(stack_config(stack)) == []
@@ -57,6 +61,15 @@ def test_every_stack_file_is_right(stack: str) -> None:
         ("slo", "latency_ms", math.inf, "Infinity should be a finite number; write e.g. 500"),
         ("slo", "latency_ms", "500", '"500" should be a valid number; write e.g. 500'),
         ("traffic", "base_rps", 61, "61 is over peak_rps 60; write at most 60"),
+        (
+            "sagemaker",
+            "scaling_metric",
+            "cpu",
+            "\"cpu\" should be 'invocations' or 'concurrency'; write e.g. invocations",
+        ),
+        ("traffic", "profile", [floor(rps=61)], "61 is outside of base_rps 40 and peak_rps 60; write a rate between"),
+        ("traffic", "profile", [floor(rps=39)], "39 is outside of base_rps 40"),
+        ("traffic", "profile", [floor(), floor(rps=41)], "names a moment twice; write each schedule once"),
         ("capacity", "headroom", 0.9, "0.9 should be greater than or equal to 1; write e.g. 1.2"),
         (
             "capacity",
@@ -85,6 +98,26 @@ def test_a_wrong_value_is_one_line_with_what_works(section: str, key: str, value
     assert said in rest
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("schedule", "rate(1 day)", '"rate(1 day)" is not cron(<minute> <hour> '),
+        ("schedule", "cron(0 7 * * MON-FRI)", "write e.g. cron(0 7 ? * MON-FRI *)"),
+        ("schedule", "cron(0 7 * * MON-FRI *)", "with ? for one of the days"),
+        ("schedule", "cron(0 7 ? * ? *)", "with ? for one of the days"),
+        ("schedule", "cron(0 7 ? * MON-FRI *) ", "write e.g. cron(0 7 ? * MON-FRI *)"),
+        ("timezone", "Europe/Bonn", '"Europe/Bonn" is not an IANA time zone; write e.g. Europe/Berlin'),
+        ("rps", "50", '"50" should be a valid number; write e.g. 200'),
+        ("rate", 50, "unknown key; known here: schedule, timezone, rps"),
+    ],
+)
+def test_a_wrong_entry_of_the_profile_is_one_line_with_its_place(key: str, value: Any, said: str) -> None:
+    (line,) = errors_of(changed("traffic", "profile", [floor(), {**floor(timezone="Etc/UTC"), key: value}]))
+    path, _, rest = line.removeprefix("triton-stack:").partition(": ")
+    assert path == f"traffic.profile.1.{key}"
+    assert said in rest
+
+
 def test_an_unknown_key_names_the_known_ones() -> None:
     assert errors_of(changed("slo", "latency", 5)) == ["triton-stack:slo.latency: unknown key; known here: latency_ms"]
 
@@ -92,7 +125,7 @@ def test_an_unknown_key_names_the_known_ones() -> None:
 def test_a_missing_section_names_its_keys() -> None:
     config = stack_config("local")
     del config["triton-stack:traffic"]
-    assert errors_of(config) == ["triton-stack:traffic: missing; write its keys: base_rps, peak_rps"]
+    assert errors_of(config) == ["triton-stack:traffic: missing; write its keys: base_rps, peak_rps, profile"]
 
 
 def test_two_errors_are_two_lines() -> None:
@@ -117,6 +150,7 @@ def test_a_region_without_an_image_is_an_error() -> None:
 
 SECTIONS = sorted(key for key in stack_config("local") if key.startswith("triton-stack:"))
 KEYS = [(section, key) for section in SECTIONS for key in stack_config("local")[section]]
+OPTIONS = [("triton-stack:traffic", "profile"), ("triton-stack:sagemaker", "scaling_metric")]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -124,12 +158,17 @@ ANYTHING = st.recursive(
 )
 
 
-@given(place=st.sampled_from(KEYS), value=ANYTHING)
+@given(place=st.sampled_from(KEYS + OPTIONS), value=ANYTHING)
 def test_any_value_anywhere_is_right_or_one_line_an_error(place: tuple[str, str], value: Any) -> None:
     section, key = place
     config = copy.deepcopy(stack_config("local"))
     config[section][key] = value
     assert_lines(errors_of(config))
+
+
+@given(key=st.sampled_from(sorted(floor())), value=ANYTHING)
+def test_any_value_in_the_profile_is_right_or_one_line_an_error(key: str, value: Any) -> None:
+    assert_lines(errors_of(changed("traffic", "profile", [floor(**{key: value})])))
 
 
 @given(section=st.sampled_from(SECTIONS), value=ANYTHING)
