@@ -2,9 +2,10 @@
 
 Run as ``python -m localcloud.aws_emulator --port PORT --state FOLDER``. Added here, in memory as all of moto's:
 
-- SageMaker: UpdateEndpoint, LastDeploymentConfig, refusal of duplicates, real hosting (:mod:`localcloud.hosting`), and
-  Inference Recommender jobs. Such a job measures nothing here: it stays IN_PROGRESS until its results are handed in as
-  ``<state>/recommendations/<job>.json``, a list of the API's ``InferenceRecommendation``.
+- SageMaker: UpdateEndpoint with its rollback alarms, LastDeploymentConfig, shadow variants, refusal of duplicates, real
+  hosting (:mod:`localcloud.hosting`), and Inference Recommender jobs. Such a job measures nothing here: it stays
+  IN_PROGRESS until its results are handed in as ``<state>/recommendations/<job>.json``, a list of the API's
+  ``InferenceRecommendation``.
 - SageMaker: processing jobs run their entrypoint as a process (:mod:`localcloud.processing`), where moto's complete at
   once and do nothing.
 - SageMaker Runtime: InvokeEndpoint, answered by the Triton behind the endpoint.
@@ -14,6 +15,7 @@ Run as ``python -m localcloud.aws_emulator --port PORT --state FOLDER``. Added h
 """
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -30,6 +32,7 @@ from moto.applicationautoscaling import urls as autoscaling_urls
 from moto.applicationautoscaling.exceptions import AWSValidationException
 from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse
 from moto.backends import SERVICE_NAMES
+from moto.cloudwatch.models import cloudwatch_backends
 from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult, EmptyResult
 from moto.iam.access_control import IAMPolicy, PermissionResult
@@ -51,6 +54,9 @@ from localcloud.triton import TritonError
 
 _STARTUP_SECONDS = 300
 
+# What moto's endpoints have → what a configuration calls it.
+_VARIANTS = {"production_variants": "ProductionVariants", "shadow_production_variants": "ShadowProductionVariants"}
+
 
 class SageMaker(SageMakerResponse):
     """SageMaker's control plane. Actions are methods, named and answered as moto does it."""
@@ -71,17 +77,20 @@ class SageMaker(SageMakerResponse):
         return result
 
     def create_endpoint_config(self) -> ActionResult:
-        """As moto, which accepts duplicates."""
-        self._new_name("EndpointConfigName", self.sagemaker_backend.endpoint_configs)
-        return super().create_endpoint_config()
+        """As moto, which accepts duplicates and forgets shadow variants."""
+        configs: dict[str, Any] = self.sagemaker_backend.endpoint_configs
+        name = self._new_name("EndpointConfigName", configs)
+        result = super().create_endpoint_config()
+        # moto describes what a configuration has as attributes.
+        configs[name].shadow_production_variants = self._get_param("ShadowProductionVariants")
+        return result
 
     def create_endpoint(self) -> ActionResult:
         """As moto, and put its model into service."""
         name = self._new_name("EndpointName", self.sagemaker_backend.endpoints)
         container = self._container(name)
         result = super().create_endpoint()
-        endpoint: Any = self.sagemaker_backend.endpoints[name]
-        self._host(endpoint, container, "Creating", endpoint.production_variants)
+        self._host(self.sagemaker_backend.endpoints[name], container, "Creating")
         return result
 
     def update_endpoint(self) -> ActionResult:
@@ -92,8 +101,7 @@ class SageMaker(SageMakerResponse):
         endpoint: Any = self.sagemaker_backend.endpoints[name]
         if endpoint.endpoint_status not in ("InService", "Failed"):
             raise ValidationError(f'Cannot update in-progress endpoint "{endpoint.arn}".')
-        configured = self.sagemaker_backend.describe_endpoint_config(container.config)["ProductionVariants"]
-        self._host(endpoint, container, "Updating", endpoint._process_production_variants(configured))
+        self._host(endpoint, container, "Updating")
         return ActionResult({"EndpointArn": endpoint.arn})
 
     def delete_endpoint(self) -> ActionResult:
@@ -177,25 +185,38 @@ class SageMaker(SageMakerResponse):
             raise ValidationError(f'Cannot create already existing {kind} "{existing[name].arn}".')
         return name
 
-    def _host(self, made: FakeEndpoint, container: Container, status: str, variants: list[dict[str, Any]]) -> None:
-        """Bring the endpoint to ``container`` and, once that serves, to its ``variants``."""
-        endpoint: Any = made  # moto's type lacks LastDeploymentConfig
+    def _host(self, made: FakeEndpoint, container: Container, status: str) -> None:
+        """Bring the endpoint to its configuration, unless that does not serve or one of its rollback alarms rings."""
+        endpoint: Any = made  # moto's type lacks what is set here
+        config = self.sagemaker_backend.describe_endpoint_config(container.config)
+        rolled_back = functools.partial(self._rolled_back, status, self._get_param("DeploymentConfig") or {})
 
         def settled(failure: str | None) -> None:
             if failure is None:
-                endpoint.endpoint_config_name, endpoint.production_variants = container.config, variants
+                endpoint.endpoint_config_name = container.config
+                for key, variants in _VARIANTS.items():
+                    setattr(endpoint, key, endpoint._process_production_variants(config.get(variants) or []) or None)
             endpoint.failure_reason = failure
-            serves = failure is None or (self.hosting and self.hosting.serves(container.endpoint))
-            endpoint.endpoint_status = "InService" if serves else "Failed"
+            old_serves = self.hosting.serves(container.endpoint) if self.hosting else status == "Updating"
+            endpoint.endpoint_status = "InService" if failure is None or old_serves else "Failed"
             endpoint.last_modified_time = datetime.now(UTC)
 
         endpoint.failure_reason, endpoint.endpoint_status = None, status
         if not self._get_param("RetainDeploymentConfig"):
             endpoint.last_deployment_config = self._get_param("DeploymentConfig")
         if self.hosting:
-            self.hosting.deploy(container, settled)
+            self.hosting.deploy(container, settled, rolled_back)
         else:
-            settled(None)
+            settled(rolled_back())
+
+    def _rolled_back(self, status: str, deployment: dict[str, Any]) -> str | None:
+        """Why an update goes back to the old configuration: a rollback alarm rings; None where none does."""
+        alarms = cloudwatch_backends[self.current_account][self.region].alarms
+        watched = [each["AlarmName"] for each in deployment.get("AutoRollbackConfiguration", {}).get("Alarms", [])]
+        ringing = [name for name in watched if name in alarms and alarms[name].state_value == "ALARM"]
+        if status != "Updating" or not ringing:
+            return None
+        return f"The deployment was rolled back, for it set off an alarm: {', '.join(ringing)}"
 
     def _container(self, endpoint: str) -> Container:
         """What the request's configuration says to run; of several variants, the first."""

@@ -77,13 +77,16 @@ class Hosting:
         self._serving: dict[str, _Serving] = {}
         self._lock = threading.Lock()
 
-    def deploy(self, container: Container, settled: Callable[[str | None], None]) -> None:
+    def deploy(
+        self, container: Container, settled: Callable[[str | None], None], rolled_back: Callable[[], str | None]
+    ) -> None:
         """Put an endpoint onto ``container`` in the background; what serves it now goes on until the new one answers.
 
-        ``settled`` is called once, with None when it serves or else with the reason why it does not.
+        ``rolled_back`` is asked then, and may say why the old one is to go on for good. ``settled`` is called once,
+        with None when the new one serves or else with the reason why it does not.
         """
         self._wanted[container.endpoint] = container
-        threading.Thread(target=self._host, args=(container, settled), daemon=True).start()
+        threading.Thread(target=self._host, args=(container, settled, rolled_back), daemon=True).start()
 
     def delete(self, endpoint: str) -> None:
         """Stop what serves ``endpoint``, if anything does."""
@@ -116,10 +119,12 @@ class Hosting:
         for endpoint in list(self._serving):
             self.delete(endpoint)
 
-    def _host(self, container: Container, settled: Callable[[str | None], None]) -> None:
+    def _host(
+        self, container: Container, settled: Callable[[str | None], None], rolled_back: Callable[[], str | None]
+    ) -> None:
         name = container.endpoint
         try:
-            serving = self._start(container)
+            serving = self._start_for_good(container, rolled_back)
         except (TritonError, PodError, ManifestError, BotoCoreError, ClientError) as error:
             _LOG.error("endpoint %s: %s", name, error)
             if old := self._serving.get(name):
@@ -140,7 +145,14 @@ class Hosting:
             old.triton.stop()
         serving.triton.pod.wait()
         if self._wanted.get(name) is container:  # it ended unasked: as SageMaker, start another
-            self.deploy(container, lambda _: None)
+            self.deploy(container, lambda _: None, lambda: None)
+
+    def _start_for_good(self, container: Container, rolled_back: Callable[[], str | None]) -> _Serving:
+        serving = self._start(container)
+        if reason := rolled_back():
+            serving.triton.stop()
+            raise TritonError(reason)
+        return serving
 
     def _start(self, container: Container) -> _Serving:
         location = re.fullmatch(r"s3://([^/]+)/(.+/)", container.s3_uri)

@@ -315,10 +315,10 @@ class Aws(Provider):
             if tags:
                 self.call(resource, add, keys | {"tags": tags, "tagging": {"tagSet": tags}})
         if resource.token == ENDPOINT:
-            self._await_endpoint(resource, inputs["endpointConfigName"])
+            self._await_endpoint(resource)
 
-    def _await_endpoint(self, resource: Resource, config: str) -> None:
-        """Wait until an endpoint serves a configuration; a failed update goes back to the old one, as in AWS."""
+    def _await_endpoint(self, resource: Resource) -> None:
+        """Wait until an endpoint is in service, as the official plugin does: after a rollback it is, too."""
         client: Value = self.client("sagemaker", self._region(resource))
         seen: Object = {}
 
@@ -332,9 +332,12 @@ class Aws(Provider):
         self.wait(settled, resource.timeout, late)
         if seen["EndpointStatus"] != "InService":
             raise ProviderError(late())
-        if seen["EndpointConfigName"] != config:
-            reason = seen.get("FailureReason", "no reason given")
-            raise ProviderError(f"the endpoint {resource.id} still serves {seen['EndpointConfigName']}: {reason}")
+
+    def compared(self, token: str, inputs: Object, state: Object) -> Object:
+        """Compare with the configuration that an endpoint was seen to serve: a rollback leaves it on the old one."""
+        if token != ENDPOINT:
+            return inputs
+        return inputs | {"endpointConfigName": state.get("endpointConfigName", inputs["endpointConfigName"])}
 
     def _keys(self, resource: Resource) -> Object:
         """Return what says which one."""
@@ -398,7 +401,8 @@ class Aws(Provider):
     def update(self, resource: Resource, news: Object) -> None:
         """Change it in place."""
         row = self.kind(resource.token)
-        if row.update and _but_tags(resource.inputs) != _but_tags(news):
+        before = self.compared(resource.token, resource.inputs, resource.state)
+        if row.update and _but_tags(before) != _but_tags(news):
             self.call(resource, row.update, self._keys(resource) | self._request(replace(resource, inputs=news)))
         if row.service == "iam" and "assumeRolePolicy" in news:
             policy = news["assumeRolePolicy"]

@@ -357,7 +357,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer, ABC):
     @_reported
     def Diff(self, request: provider_pb2.DiffRequest, context: grpc.ServicerContext) -> provider_pb2.DiffResponse:
         """Compare the inputs of the last update with the new ones."""
-        kind, olds, news = self.kind(request.type), decode(request.old_inputs), decode(request.news)
+        kind, news = self.kind(request.type), decode(request.news)
+        olds = self.compared(request.type, decode(request.old_inputs), decode(request.olds))
         response = provider_pb2.DiffResponse(hasDetailedDiff=True, changes=provider_pb2.DiffResponse.DIFF_NONE)
         for path, change in changes(_visible(olds), _visible(news)):
             top = re.split(r"[.\[]", path)[0]
@@ -369,6 +370,10 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer, ABC):
             response.detailedDiff[path].inputDiff = True
         response.deleteBeforeReplace = bool(response.replaces) and self.collides(kind, olds, news)
         return response
+
+    def compared(self, token: str, inputs: Object, state: Object) -> Object:
+        """Return what new inputs are compared with: those of the last update."""
+        return inputs
 
     def collides(self, kind: Kind, olds: Object, news: Object) -> bool:
         """Say whether a replacement would have the name of what it replaces, which must then go first."""
