@@ -2,17 +2,14 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import pytest
 import yaml
-from pulumi_stack import PulumiError
+from whole_program import Program, write_stack_file
 
 from cli import stack as stack_command
 from delivery.stack import PROJECT_FOLDER, Stack
@@ -24,74 +21,6 @@ from stacks.settings import read_stack_file
 
 DIGEST = "0123456789abcdef" * 4
 SECRET = "opensesame"
-
-
-@dataclass(frozen=True)
-class Program:
-    """The program with a copy of a stack file, in a backend of its own."""
-
-    name: str
-    file: Path
-    cloud: LocalCloud
-    clusters: dict[str, str]
-    """Region → kubeconfig."""
-    environment: dict[str, str]
-
-    def pulumi(self, *arguments: str) -> str:
-        done = subprocess.run(
-            ["pulumi", *arguments, "--non-interactive", "--stack", self.name],
-            cwd=PROJECT_FOLDER,
-            env=os.environ | self.environment,
-            capture_output=True,
-            text=True,
-            timeout=150,
-            check=False,
-        )
-        if done.returncode:
-            raise PulumiError(done.stdout + done.stderr)
-        return done.stdout
-
-    def up(self) -> list[tuple[str, str]]:
-        """Update; return what was done to which resource, in its order, those that stayed the same left out."""
-        said = self.pulumi("up", "--yes", "--skip-preview", "--json", f"--config-file={self.file}")
-        done = [json.loads(line).get("resOutputsEvent", {}).get("metadata") for line in said.splitlines()]
-        return [(each["op"], each["urn"].rpartition("::")[2]) for each in done if each and each["op"] != "same"]
-
-    def outputs(self) -> dict[str, Any]:
-        return json.loads(self.pulumi("stack", "output", "--json"))
-
-    def resources(self) -> dict[str, dict[str, Any]]:
-        state = json.loads(self.pulumi("stack", "export"))["deployment"].get("resources", [])
-        return {each["urn"].rpartition("::")[2]: each for each in state}
-
-    def kubectl(self, region: str, *arguments: str) -> str:
-        done = subprocess.run(
-            ["kubectl", f"--kubeconfig={self.clusters[region]}", f"--namespace=triton-{self.name}", *arguments],
-            env=os.environ | self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        return done.stdout
-
-    def object(self, region: str, kind: str) -> dict[str, Any]:
-        return json.loads(self.kubectl(region, "get", kind, "triton", "--output=json"))
-
-    def aws(self, service: str) -> Any:
-        session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1")
-        return session.client(service, endpoint_url=self.cloud.aws_url)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownMemberType, reportUnknownVariableType] - of any service
-
-    def scalable_target(self) -> dict[str, Any]:
-        (target,) = self.aws("application-autoscaling").describe_scalable_targets(
-            ServiceNamespace="sagemaker",
-            ResourceIds=[f"endpoint/{self.outputs()['sagemaker']['endpoint']}/variant/triton"],
-        )["ScalableTargets"]
-        return target
-
-    def now_count(self) -> int:
-        endpoint = self.aws("sagemaker").describe_endpoint(EndpointName=self.outputs()["sagemaker"]["endpoint"])
-        return endpoint["ProductionVariants"][0]["CurrentInstanceCount"]
 
 
 def silent(_: str) -> None:
@@ -127,13 +56,8 @@ def program(
 ) -> Iterator[Program]:
     """A deployed stack: its stack file, with the provider settings of the local one."""
     folder = tmp_path_factory.mktemp(request.param)
-    config: dict[str, Any] = yaml.safe_load((PROJECT_FOLDER / "Pulumi.local.yaml").read_text())["config"]
-    providers = {key: value for key, value in config.items() if key.startswith(("aws:", "gcp:"))}
-    providers["aws:endpoints"] = [dict.fromkeys(providers["aws:endpoints"][0], cloud.aws_url)]
-    providers["gcp:storageCustomEndpoint"] = f"{cloud.gcs_url}/storage/v1/"
-    own = yaml.safe_load((PROJECT_FOLDER / f"Pulumi.{request.param}.yaml").read_text())["config"]
     file = folder / f"Pulumi.{request.param}.yaml"
-    file.write_text(yaml.safe_dump({"config": providers | own}))
+    write_stack_file(file, cloud, yaml.safe_load((PROJECT_FOLDER / file.name).read_text())["config"])
     environment = cloud.environment() | {
         "PULUMI_BACKEND_URL": folder.as_uri(),
         "TRITON_STACK_CLUSTERS": json.dumps(clusters),
