@@ -29,7 +29,7 @@ def deploy(name: str, settings: Settings, model: ServedModel, plan: InstancePlan
     stored = _compiled(name, settings, model, store, image) or stored_model(f"{name}-s3-model", store.url, model)
     role = EndpointRole(
         f"{name}-endpoint",
-        {"endpoint": name, "bucket_arn": store.arn, "prefix": stored.prefix, "image": image},
+        {"endpoint": name, "bucket_arn": store.arn, "prefixes": [stored.prefix], "image": image},
     )
     endpoint = TritonEndpoint(
         name,
