@@ -126,10 +126,9 @@ def _network_statements(vpc: aws.sagemaker.ModelVpcConfigArgsDict | None, region
         )
 
     subnets, groups = arns("subnet", vpc["subnets"]), arns("security-group", vpc["security_group_ids"])
+    touched = pulumi.Output.all(subnets, groups).apply(lambda found: [interfaces, *found[0], *found[1]])
     return [
-        {"Effect": "Allow", "Action": "ec2:CreateNetworkInterface", "Resource": interfaces},
-        {"Effect": "Allow", "Action": "ec2:CreateNetworkInterface", "Resource": subnets},
-        {"Effect": "Allow", "Action": "ec2:CreateNetworkInterface", "Resource": groups},
+        {"Effect": "Allow", "Action": "ec2:CreateNetworkInterface", "Resource": touched},
         {
             "Effect": "Allow",
             "Action": ["ec2:CreateNetworkInterfacePermission", "ec2:DeleteNetworkInterface"],

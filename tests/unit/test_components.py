@@ -302,15 +302,15 @@ def test_the_role_writes_captured_data_where_it_is_wanted_and_uses_one_key_throu
 
 
 def test_the_role_makes_network_interfaces_in_the_model_s_subnets_and_groups_only(build: Build) -> None:
-    statements = json.loads(inputs(build(EndpointRole), "policy")["policy"])["Statement"]
-    made = [each["Resource"] for each in statements if each["Action"] == "ec2:CreateNetworkInterface"]
-    subnets = ["arn:aws:ec2:us-east-1:*:subnet/subnet-0a"]
-    interfaces = "arn:aws:ec2:us-east-1:*:network-interface/*"
-    assert made == [interfaces, subnets, ["arn:aws:ec2:us-east-1:*:security-group/sg-0a"]]
-    removed = role_of(build, "vpc")["ec2:DeleteNetworkInterface"]
-    assert (removed["Resource"], removed["Condition"]) == (interfaces, {"ArnLike": {"ec2:Subnet": subnets}})
-    with_everything = [action for action, each in role_of(build, "vpc").items() if each["Resource"] == "*"]
-    assert all(action.startswith("ec2:Describe") for action in with_everything if action.startswith("ec2:"))
+    actions = role_of(build, "vpc")
+    interfaces, subnet = "arn:aws:ec2:us-east-1:*:network-interface/*", "arn:aws:ec2:us-east-1:*:subnet/subnet-0a"
+    group = "arn:aws:ec2:us-east-1:*:security-group/sg-0a"
+    assert actions["ec2:CreateNetworkInterface"]["Resource"] == [interfaces, subnet, group]
+    for action in ("ec2:CreateNetworkInterfacePermission", "ec2:DeleteNetworkInterface"):
+        assert actions[action]["Resource"] == interfaces
+        assert actions[action]["Condition"] == {"ArnLike": {"ec2:Subnet": [subnet]}}
+    unbound = [action for action, each in actions.items() if action.startswith("ec2:") and each["Resource"] == "*"]
+    assert all(action.startswith("ec2:Describe") for action in unbound)
 
 
 def test_only_sagemaker_takes_the_role(build: Build) -> None:
