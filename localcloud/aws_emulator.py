@@ -8,6 +8,11 @@ Run as ``python -m localcloud.aws_emulator --port PORT --state FOLDER``. Added h
   ``InferenceRecommendation``.
 - SageMaker: processing jobs run their entrypoint as a process (:mod:`localcloud.processing`), where moto's complete at
   once and do nothing.
+- SageMaker: the deletion of model packages and their groups (:mod:`localcloud.model_registry`).
+- SageMaker: what it refuses and moto accepts (:mod:`localcloud.judge`). Whether model data is there is looked at only
+  where a Triton loads it.
+- What the account lacks: quotas, images and permissions that ``<state>/account.json`` takes away
+  (:mod:`localcloud.account`).
 - SageMaker Runtime: InvokeEndpoint, answered by the Triton behind the endpoint.
 - Application Auto Scaling: a target must name an existing endpoint variant.
 - S3: a bucket policy's conditional statements are left out, where moto applies them without their condition.
@@ -25,29 +30,32 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import parse_qs
 
 import boto3
-from flask import Flask
+from flask import Flask, request
 from moto.applicationautoscaling import urls as autoscaling_urls
 from moto.applicationautoscaling.exceptions import AWSValidationException
 from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse
 from moto.backends import SERVICE_NAMES
 from moto.cloudwatch.models import cloudwatch_backends
 from moto.core.exceptions import JsonRESTError
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.core.responses import ActionResult, EmptyResult
 from moto.iam.access_control import IAMPolicy, PermissionResult
-from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.s3.models import FakeBucket
 from moto.sagemaker import urls as sagemaker_urls
 from moto.sagemaker.exceptions import ResourceInUseException, ResourceNotFound, ValidationError
 from moto.sagemaker.models import FakeEndpoint, sagemaker_backends
-from moto.sagemaker.responses import SageMakerResponse
 from moto.sagemakerruntime import urls as runtime_urls
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 from werkzeug.serving import run_simple
 
+from localcloud.account import Account
 from localcloud.hosting import Container, Hosting
+from localcloud.judge import Judge
+from localcloud.model_registry import ModelRegistry
 from localcloud.pod import LOOPBACK
 from localcloud.processing import Processing
 from localcloud.triton import TritonError
@@ -58,7 +66,7 @@ _STARTUP_SECONDS = 300
 _VARIANTS = {"production_variants": "ProductionVariants", "shadow_production_variants": "ShadowProductionVariants"}
 
 
-class SageMaker(SageMakerResponse):
+class SageMaker(ModelRegistry):
     """SageMaker's control plane. Actions are methods, named and answered as moto does it."""
 
     hosting: ClassVar[Hosting | None] = None
@@ -72,6 +80,7 @@ class SageMaker(SageMakerResponse):
         """As moto, which accepts duplicates and forgets network isolation."""
         models: dict[str, Any] = self.sagemaker_backend._models  # pyright: ignore[reportPrivateUsage]
         name = self._new_name("ModelName", models)
+        self._judge().model(self._get_params())
         result = super().create_model()
         models[name].enable_network_isolation = bool(self._get_param("EnableNetworkIsolation"))
         return result
@@ -80,6 +89,7 @@ class SageMaker(SageMakerResponse):
         """As moto, which accepts duplicates and forgets shadow variants."""
         configs: dict[str, Any] = self.sagemaker_backend.endpoint_configs
         name = self._new_name("EndpointConfigName", configs)
+        self._judge().endpoint_config(self._get_params())
         result = super().create_endpoint_config()
         # moto describes what a configuration has as attributes.
         configs[name].shadow_production_variants = self._get_param("ShadowProductionVariants")
@@ -89,6 +99,7 @@ class SageMaker(SageMakerResponse):
         """As moto, and put its model into service."""
         name = self._new_name("EndpointName", self.sagemaker_backend.endpoints)
         container = self._container(name)
+        self._judge().deployment(self._get_params())
         result = super().create_endpoint()
         self._host(self.sagemaker_backend.endpoints[name], container, "Creating")
         return result
@@ -101,6 +112,7 @@ class SageMaker(SageMakerResponse):
         endpoint: Any = self.sagemaker_backend.endpoints[name]
         if endpoint.endpoint_status not in ("InService", "Failed"):
             raise ValidationError(f'Cannot update in-progress endpoint "{endpoint.arn}".')
+        self._judge().deployment(self._get_params())
         self._host(endpoint, container, "Updating")
         return ActionResult({"EndpointArn": endpoint.arn})
 
@@ -111,14 +123,22 @@ class SageMaker(SageMakerResponse):
             self.hosting.delete(self._get_param("EndpointName"))
         return result
 
+    def delete_endpoint_config(self) -> ActionResult:
+        """As moto, unless an endpoint runs it."""
+        self._judge().config_is_unused(self._get_param("EndpointConfigName"))
+        return super().delete_endpoint_config()
+
+    def delete_model(self) -> ActionResult:
+        """As moto, unless an endpoint serves it."""
+        self._judge().model_is_unused(self._get_param("ModelName"))
+        return super().delete_model()
+
     def create_processing_job(self) -> ActionResult:
         """As moto, which accepts duplicates and any role, and run it."""
         name, jobs = self._get_param("ProcessingJobName"), self.sagemaker_backend.processing_jobs
         if name in jobs:
             raise ResourceInUseException(f"Job name must be unique within an AWS account and region: {name}")
-        role = self._get_param("RoleArn")
-        if role not in [each.arn for each in iam_backends[self.current_account]["aws"].get_roles()]:
-            raise ValidationError(f"Could not assume role {role}. Please ensure that the role exists.")
+        self._judge().role(self._get_param("RoleArn"))
         result = super().create_processing_job()
         job: Any = jobs[name]  # moto's type lacks what is known at the end
         job.processing_job_status, job.processing_end_time = "InProgress", None
@@ -168,6 +188,10 @@ class SageMaker(SageMakerResponse):
         """Stop a job: results that are handed in later come too late."""
         self._job(self._get_param("JobName"))["Status"] = "STOPPED"
         return EmptyResult()
+
+    def _judge(self) -> Judge:
+        loads = self.hosting is not None
+        return Judge(self.current_account, self.region, Account.read(self.state), loads)
 
     def _job(self, name: str) -> dict[str, Any]:
         if name not in self.jobs:
@@ -287,6 +311,18 @@ class ApplicationAutoScaling(ApplicationAutoScalingResponse):
 def _create_app(service: SERVICE_NAMES) -> Flask:
     app = create_backend_app(service)
 
+    def deny() -> tuple[str, HTTPStatus] | None:
+        denied = Account.read(SageMaker.state).denied if service != "s3" else ()
+        if not any(action.startswith(f"{service}:") for action in denied):
+            return None
+        form = parse_qs(request.get_data(as_text=True))
+        name = request.headers.get("X-Amz-Target", "").rpartition(".")[2] or form.get("Action", [""])[0]
+        if (action := f"{service}:{name}") not in denied:
+            return None
+        return _access_denied(action, form.get("RoleName", [""])[0])
+
+    app.before_request(deny)
+
     def refuse(error: NotImplementedError) -> tuple[str, HTTPStatus]:
         message = f"<Code>NotImplemented</Code><Message>the local AWS does not have this action: {error}</Message>"
         # The form of IAM and others that speak XML; of those that speak JSON, clients show any text.
@@ -294,6 +330,20 @@ def _create_app(service: SERVICE_NAMES) -> Flask:
 
     app.register_error_handler(NotImplementedError, refuse)
     return app
+
+
+def _access_denied(action: str, role: str) -> tuple[str, HTTPStatus]:
+    """AWS's answer to who may not: https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html."""
+    user = f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:user/local"
+    resource = f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/{role}" if role else "*"
+    message = (
+        f"User: {user} is not authorized to perform: {action} on resource: {resource} "
+        f"because no identity-based policy allows the {action} action"
+    )
+    if action.startswith("iam:"):
+        error = f"<Type>Sender</Type><Code>AccessDenied</Code><Message>{message}</Message>"
+        return f"<ErrorResponse><Error>{error}</Error></ErrorResponse>", HTTPStatus.FORBIDDEN
+    return json.dumps({"__type": "AccessDeniedException", "message": message}), HTTPStatus.BAD_REQUEST
 
 
 def _permission(self: FakeBucket, action: str, resource: str) -> PermissionResult:

@@ -12,6 +12,10 @@ Statement = dict[str, object]
 def sagemaker_role(name: str, statements: Sequence[Statement], opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
     """The ARN of a role that SageMaker assumes, once its policy is attached.
 
+    Its trust names the service and no source account: that account is known only by asking AWS, which a preview does
+    not. Who names the role in a request must be allowed to pass it, and a role is passed within its own account only:
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_use_passrole.html.
+
     Args:
         name: Prefix of the role and of its policy.
         statements: All that it may do.
@@ -28,14 +32,13 @@ def sagemaker_role(name: str, statements: Sequence[Statement], opts: pulumi.Reso
 
 
 def container_statements(image: str, log_group: str) -> list[Statement]:
-    """Pull one image, and write to the log groups whose names start with one prefix.
+    """Pull one image, and write to one group of logs.
 
     Args:
         image: `<account>.dkr.ecr.<region>.amazonaws.com/<repository>:<tag>`.
         log_group: Such as `/aws/sagemaker/Endpoints/triton`.
     """
-    registry, _, repository = image.partition("/")
-    account, _, _, region, *_ = registry.split(".")
+    account, (_, repository), region = image.partition(".")[0], image.split("/", 1), image_region(image)
     return [
         {
             "Effect": "Allow",
@@ -47,9 +50,16 @@ def container_statements(image: str, log_group: str) -> list[Statement]:
         {
             "Effect": "Allow",
             "Action": ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-            "Resource": f"arn:aws:logs:{region}:*:log-group:{log_group}*",
+            # The group, and after the last colon its streams. Any account is this one: no role writes to another's.
+            # https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/iam-access-control-overview-cwl.html
+            "Resource": f"arn:aws:logs:{region}:*:log-group:{log_group}:*",
         },
     ]
+
+
+def image_region(image: str) -> str:
+    """The region of `<account>.dkr.ecr.<region>.amazonaws.com/…`."""
+    return image.split(".")[3]
 
 
 def _policy(statements: Sequence[Statement]) -> pulumi.Output[str]:

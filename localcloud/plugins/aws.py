@@ -467,7 +467,7 @@ def _is_missing(error: Exception) -> bool:
     code, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
     return (
         code == "404" or code.startswith("NoSuch") or "NotFound" in code
-        or (code.startswith("Validation") and "ould not find" in message)
+        or (code.startswith("Validation") and ("ould not find" in message or "does not exist" in message))
     )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ triton_http: Any = importlib.import_module("tritonclient.http")  # untyped
 
 BUCKET = "tiny-models"
 ROLE = "arn:aws:iam::123456789012:role/sagemaker"
+TRUST = {"Statement": [{"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}}]}
+ALARM = {"ComparisonOperator": "GreaterThanThreshold", "EvaluationPeriods": 1, "Threshold": 1.0}
 DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 
 
@@ -99,6 +101,8 @@ def emulator(state: Path, *options: str) -> Generator[Aws]:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             aws.s3.create_bucket(Bucket=BUCKET)
+            aws.client("iam").create_role(RoleName=ROLE.rpartition("/")[2], AssumeRolePolicyDocument=json.dumps(TRUST))
+            aws.client("cloudwatch").put_metric_alarm(AlarmName="latency", **ALARM)
             yield aws
         finally:
             process.terminate()

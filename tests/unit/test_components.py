@@ -64,6 +64,8 @@ OTHER_PLAN = replace(
 )
 MORNING = ScheduledRate(schedule="cron(0 7 ? * MON-FRI *)", timezone="Europe/Berlin", rps=100)
 IMAGE = "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.09-py3"
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+VPC = {"subnets": ["subnet-0a"], "security_group_ids": ["sg-0a"]}
 
 KEY = "arn:aws:kms:us-east-1:111122223333:key"
 VPC = {"subnets": ["subnet-0"], "security_group_ids": ["sg-0"]}
@@ -75,8 +77,12 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
     EndpointRole: {
         "endpoint": ("triton-a", "triton-b"),
         "bucket_arn": ("arn:aws:s3:::a", "arn:aws:s3:::b"),
-        "prefix": ("models/bert/0", "models/bert/1"),
+        "prefixes": (["models/bert/0"], ["models/bert/0", "models/bert/1"]),
         "image": (IMAGE, IMAGE.replace("us-east-1", "eu-west-1")),
+        "rollback_alarms": (["errors"], ["errors", "latency"]),
+        "captured_prefix": ("captured/a", "captured/b"),
+        "kms_key_arn": (KEY, KEY.replace("1234abcd", "5678efab")),
+        "vpc": (VPC, {**VPC, "subnets": ["subnet-0b"]}),
     },
     EndpointScaling: {
         "endpoint_name": ("a", "b"),
@@ -169,12 +175,15 @@ def argument_names(component: Component) -> list[str]:
 
 @pytest.fixture
 def build(recorder: Recorder, artifact: ModelArtifact) -> Build:
-    """Build one component with the first of its values, or those given instead; return what it registers."""
+    """Build one component with the first of its values, or those given instead; return what it registers.
+
+    After the component come the names of arguments that are left out.
+    """
     other = artifact.manifest.model_copy(update={"weights": "others"})
     artifacts = {"artifact": artifact, "other artifact": replace(artifact, manifest=other)}
 
-    def build_one(component: Component, **changed: Any) -> list[Registered]:
-        args = {key: values[0] for key, values in ARGUMENTS[component].items()} | changed
+    def build_one(component: Component, *left_out: str, **changed: Any) -> list[Registered]:
+        args = {key: values[0] for key, values in ARGUMENTS[component].items() if key not in left_out} | changed
         if "artifact" in args:
             args["artifact"] = artifacts[args["artifact"]]
         recorder.resources.clear()
@@ -247,30 +256,85 @@ def test_a_component_says_what_it_is_and_what_it_takes(component: Component) -> 
 # --- AWS --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_role_grants_one_prefix_one_image_one_group_of_logs_and_nothing_to_everyone(build: Build) -> None:
-    registered = build(EndpointRole)
+def granted(registered: list[Registered]) -> dict[str, dict[str, Any]]:
+    """Action → the statement that allows it; of several, the last."""
     statements: list[dict[str, Any]] = json.loads(inputs(registered, "policy")["policy"])["Statement"]
-    granted = {
-        action: statement["Resource"]
+    assert {statement["Effect"] for statement in statements} == {"Allow"}
+    return {
+        action: statement
         for statement in statements
         for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
     }
-    assert {statement["Effect"] for statement in statements} == {"Allow"}
-    assert not [action for action in granted if "*" in action]
-    assert {action for action, resource in granted.items() if resource == "*"} == {
-        "ecr:GetAuthorizationToken",
+
+
+def role_of(build: Build, *options: str) -> dict[str, dict[str, Any]]:
+    """What a role may that has these options and no other."""
+    every = ("rollback_alarms", "captured_prefix", "kms_key_arn", "vpc")
+    return granted(build(EndpointRole, *(option for option in every if option not in options)))
+
+
+def test_the_role_grants_its_prefixes_one_image_one_group_of_logs_and_nothing_to_everyone(build: Build) -> None:
+    actions = role_of(build)
+    assert sorted(actions) == [
         "cloudwatch:PutMetricData",
+        "ecr:BatchCheckLayerAvailability",
+        "ecr:BatchGetImage",
+        "ecr:GetAuthorizationToken",
+        "ecr:GetDownloadUrlForLayer",
+        "logs:CreateLogGroup",
+        "logs:CreateLogStream",
+        "logs:DescribeLogStreams",
+        "logs:PutLogEvents",
+        "s3:GetObject",
+        "s3:ListBucket",
+    ]
+    assert [action for action, statement in sorted(actions.items()) if statement["Resource"] == "*"] == [
+        "cloudwatch:PutMetricData",
+        "ecr:GetAuthorizationToken",
+    ]
+    repository = "arn:aws:ecr:us-east-1:785573368785:repository/sagemaker-tritonserver"
+    assert actions["ecr:BatchGetImage"]["Resource"] == repository
+    group = "arn:aws:logs:us-east-1:*:log-group:/aws/sagemaker/Endpoints/triton-a:*"
+    assert actions["logs:PutLogEvents"]["Resource"] == group
+    namespaces = actions["cloudwatch:PutMetricData"]["Condition"]["StringLike"]["cloudwatch:namespace"]
+    assert namespaces == ["AWS/SageMaker", "/aws/sagemaker/*"]
+
+
+def test_the_role_of_an_endpoint_with_two_digests_reads_and_lists_both_and_no_third(build: Build) -> None:
+    actions = granted(build(EndpointRole, prefixes=["models/bert/0", "models/bert/1"]))
+    reads = ["arn:aws:s3:::a/models/bert/0/*", "arn:aws:s3:::a/models/bert/1/*"]
+    assert actions["s3:GetObject"]["Resource"] == reads
+    assert actions["s3:ListBucket"]["Resource"] == "arn:aws:s3:::a"
+    assert actions["s3:ListBucket"]["Condition"] == {
+        "StringLike": {"s3:prefix": ["models/bert/0/*", "models/bert/1/*"]}
     }
-    assert granted["s3:GetObject"] == "arn:aws:s3:::a/models/bert/0/*"
-    assert granted["s3:ListBucket"] == "arn:aws:s3:::a"
-    assert granted["ecr:BatchGetImage"] == "arn:aws:ecr:us-east-1:785573368785:repository/sagemaker-tritonserver"
-    assert granted["logs:PutLogEvents"] == "arn:aws:logs:us-east-1:*:log-group:/aws/sagemaker/Endpoints/triton-a*"
-    listing, metrics = (
-        next(s["Condition"] for s in statements if s["Action"] == action)
-        for action in ("s3:ListBucket", "cloudwatch:PutMetricData")
-    )
-    assert listing == {"StringLike": {"s3:prefix": "models/bert/0/*"}}
-    assert metrics["StringLike"]["cloudwatch:namespace"] == ["AWS/SageMaker", "/aws/sagemaker/*"]
+
+
+def test_the_role_sees_the_state_of_its_own_rollback_alarms_only(build: Build) -> None:
+    alarms = role_of(build, "rollback_alarms")["cloudwatch:DescribeAlarms"]["Resource"]
+    assert alarms == ["arn:aws:cloudwatch:us-east-1:*:alarm:errors"]
+
+
+def test_the_role_writes_captured_data_where_it_is_wanted_and_uses_one_key_through_s3_alone(build: Build) -> None:
+    assert role_of(build, "captured_prefix")["s3:PutObject"]["Resource"] == "arn:aws:s3:::a/captured/a/*"
+    read_only = role_of(build, "kms_key_arn")
+    assert [action for action in read_only if action.startswith("kms:")] == ["kms:Decrypt"]
+    both = role_of(build, "kms_key_arn", "captured_prefix")
+    assert both["kms:Decrypt"] == both["kms:GenerateDataKey"]
+    assert both["kms:Decrypt"]["Resource"] == KEY
+    assert both["kms:Decrypt"]["Condition"] == {"StringEquals": {"kms:ViaService": "s3.us-east-1.amazonaws.com"}}
+
+
+def test_the_role_makes_network_interfaces_in_the_model_s_subnets_and_groups_only(build: Build) -> None:
+    actions = role_of(build, "vpc")
+    interfaces, subnet = "arn:aws:ec2:us-east-1:*:network-interface/*", "arn:aws:ec2:us-east-1:*:subnet/subnet-0a"
+    group = "arn:aws:ec2:us-east-1:*:security-group/sg-0a"
+    assert actions["ec2:CreateNetworkInterface"]["Resource"] == [interfaces, subnet, group]
+    for action in ("ec2:CreateNetworkInterfacePermission", "ec2:DeleteNetworkInterface"):
+        assert actions[action]["Resource"] == interfaces
+        assert actions[action]["Condition"] == {"ArnLike": {"ec2:Subnet": [subnet]}}
+    unbound = [action for action, each in actions.items() if action.startswith("ec2:") and each["Resource"] == "*"]
+    assert all(action.startswith("ec2:Describe") for action in unbound)
 
 
 def test_only_sagemaker_takes_the_role(build: Build) -> None:
