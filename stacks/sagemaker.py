@@ -6,19 +6,18 @@ from typing import Any
 import pulumi
 
 from capacity.autoscaling import endpoint_scaling
+from capacity.measurements import SHIPPED_FOLDER, find_measurement, read_measurements
 from capacity.planner import InstancePlan
-from components.aws.endpoint_alarms import EndpointAlarms
+from components.aws.endpoint_alarms import EndpointAlarms, EndpointAlarmsArgs
 from components.aws.endpoint_role import EndpointRole, EndpointRoleArgs
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.engine_build import EngineBuild
 from components.aws.model_store import ModelStore, ModelStoreArgs
-from components.aws.registered_model import RegisteredModel
 from components.aws.triton_endpoint import (
     CHALLENGER_VARIANT,
     PRODUCTION_VARIANT,
     TritonEndpoint,
     TritonEndpointArgs,
-    container_environment,
 )
 from model_repo.compatibility import triton_releases
 from model_repo.manifest import repository_prefix
@@ -43,29 +42,17 @@ def deploy(
     image = triton_releases()[settings.triton.release].sagemaker_image(settings.aws_region)
     store = _store(name, settings)
     stored = _compiled(name, settings, model, store, image) or stored_model(f"{name}-s3-model", store.url, model)
-    alarms = EndpointAlarms(
-        f"{name}-alarms",
-        {
-            "endpoint_name": name,
-            "production_variant": PRODUCTION_VARIANT,
-            "plan": plan,
-            "slo": Slo(**settings.slo.model_dump()),
-            "region": settings.aws_region,
-            "topic_arn": settings.sagemaker.alarm_topic_arn,
-        },
-    )
+    alarms = _alarms(f"{name}-alarms", settings, name, plan)
     endpoint = _endpoint(name, settings, store, stored, alarms, (plan, challenger))
     scaling = _scaling(f"{name}-scaling", settings, endpoint, PRODUCTION_VARIANT, plan)
     if challenger and settings.sagemaker.challenger and settings.sagemaker.challenger.mode == "production":
         _scaling(f"{name}-challenger-scaling", settings, endpoint, CHALLENGER_VARIANT, challenger)
-    registered = RegisteredModel(f"{name}-registered", {...})
     outputs: dict[str, Any] = {
         "endpoint": endpoint.endpoint_name,
         "region": settings.aws_region,
         "model": model.name,
         "digest": stored.digest,
         "model_uri": stored.uri,
-        "model_package": registered.package_arn,
         "plan": asdict(plan),
         "scaling": scaling.description,
     }
@@ -77,6 +64,24 @@ def _store(name: str, settings: Settings) -> ModelStore:
     if settings.sagemaker.kms_key_arn:
         args["kms_key_arn"] = settings.sagemaker.kms_key_arn
     return ModelStore(f"{name}-models", args)
+
+
+def _alarms(name: str, settings: Settings, endpoint_name: str, plan: InstancePlan) -> EndpointAlarms:
+    args: EndpointAlarmsArgs = {
+        "endpoint_name": endpoint_name,
+        "production_variant": PRODUCTION_VARIANT,
+        "plan": plan,
+        "measurement": find_measurement(
+            read_measurements(SHIPPED_FOLDER / settings.capacity.measurements),
+            variant=plan.variant,
+            instance_type=plan.instance_type,
+        ),
+        "slo": Slo(**settings.slo.model_dump()),
+        "region": settings.aws_region,
+    }
+    if settings.sagemaker.alarm_topic_arn:
+        args["topic_arn"] = settings.sagemaker.alarm_topic_arn
+    return EndpointAlarms(name, args)
 
 
 def _endpoint(

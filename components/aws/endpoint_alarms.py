@@ -1,6 +1,7 @@
 """Who is told when a SageMaker endpoint is not well."""
 
 import json
+from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 import pulumi
@@ -37,8 +38,8 @@ class EndpointAlarms(pulumi.ComponentResource):
     It makes no topic, and rolls nothing back itself: SageMaker does, for the alarms that the endpoint names.
     """
 
-    rollback_alarm_names: pulumi.Output[list[str]]
-    """The alarms that undo a deployment, once they are there: always the same ones."""
+    rollback_alarm_names: Sequence[pulumi.Output[str]]
+    """The alarms that undo a deployment, each once it is there: always the same ones."""
 
     def __init__(self, name: str, args: EndpointAlarmsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("triton-stack:aws:EndpointAlarms", name, {}, opts)
@@ -71,7 +72,7 @@ class EndpointAlarms(pulumi.ComponentResource):
             dashboard_body=json.dumps(body, sort_keys=True),
             opts=child,
         )
-        self.rollback_alarm_names = pulumi.Output.all(*guards)
+        self.rollback_alarm_names = guards
         self.register_outputs({"rollback_alarm_names": self.rollback_alarm_names})
 
 

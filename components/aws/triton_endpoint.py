@@ -66,8 +66,8 @@ class TritonEndpointArgs(TypedDict):
     plan: InstancePlan
     deployment: Deployment
     """How it moves from one configuration to the next."""
-    rollback_alarms: pulumi.Input[Sequence[str]]
-    """Names of the alarms that end an update and bring the old fleet back, known once those alarms exist.
+    rollback_alarms: Sequence[pulumi.Input[str]]
+    """Names of the alarms that end an update and bring the old fleet back, each known once the alarm exists.
 
     Always the same ones: the AWS provider replaces an endpoint when this list changes.
     """
@@ -104,11 +104,7 @@ class TritonEndpoint(pulumi.ComponentResource):
             endpoint_config_name=configuration.name,
             deployment_config={
                 **args["deployment"].policy(sum(start_timeouts_s(args["model_size_bytes"]))),
-                "auto_rollback_configuration": {
-                    "alarms": pulumi.Output.from_input(args["rollback_alarms"]).apply(
-                        lambda names: [{"alarm_name": name} for name in names]
-                    )
-                },
+                "auto_rollback_configuration": {"alarms": [{"alarm_name": alarm} for alarm in args["rollback_alarms"]]},
             },
             opts=child,
         )

@@ -70,7 +70,7 @@ def policies() -> Policies:
     def program() -> None:
         for name, options in variants.items():
             EndpointRole(name, cast("EndpointRoleArgs", {**PLAIN, **options}))
-        store = ModelStore("store")
+        store = ModelStore("store", {})
         EngineBuild(
             "engine",
             {

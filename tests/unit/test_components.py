@@ -67,9 +67,7 @@ IMAGE = "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 VPC = {"subnets": ["subnet-0a"], "security_group_ids": ["sg-0a"]}
 
-KEY = "arn:aws:kms:us-east-1:111122223333:key"
-VPC = {"subnets": ["subnet-0"], "security_group_ids": ["sg-0"]}
-CAPTURE = {"uri": "s3://a/captured", "percent": 10, "kms_key_arn": f"{KEY}/a"}
+CAPTURE = {"uri": "s3://a/captured", "percent": 10, "kms_key_arn": KEY}
 CHALLENGER = {"model_uri": "s3://c", "mode": "shadow", "percent": 10, "plan": OTHER_PLAN}
 
 # Each component, and for each of its arguments a value and another one.
@@ -97,7 +95,7 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "image": (IMAGE, IMAGE.replace("25.09", "24.09")),
         "region": ("us-east-1", "eu-west-1"),
     },
-    S3ModelStore: {"kms_key_arn": (f"{KEY}/a", f"{KEY}/b")},
+    S3ModelStore: {"kms_key_arn": (KEY, f"{KEY}0")},
     TritonEndpoint: {
         "region": ("us-east-1", "eu-west-1"),
         "endpoint_name": ("triton-a", "triton-b"),
@@ -110,7 +108,7 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "plan": (PLAN, OTHER_PLAN),
         "deployment": (Deployment("all-at-once", wait_s=0), Deployment("canary", wait_s=60, step_percent=10)),
         "rollback_alarms": (["slow"], ["slow", "failing"]),
-        "vpc": (VPC, {**VPC, "subnets": ["subnet-1"]}),
+        "vpc": (VPC, {**VPC, "subnets": ["subnet-0b"]}),
         "capture": (CAPTURE, {**CAPTURE, "percent": 20}),
         "challenger": (CHALLENGER, {**CHALLENGER, "mode": "production"}),
     },
