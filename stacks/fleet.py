@@ -38,7 +38,7 @@ def plan_fleet(settings: Settings) -> Fleet:
             sagemaker = _sagemaker_plan(settings, 1)
             if settings.sagemaker.challenger:
                 challenger = _sagemaker_plan(settings, Fraction(settings.sagemaker.challenger.percent, 100))
-            _check_deployment(settings, min(each.min_count for each in (sagemaker, challenger) if each))
+            _check_deployment(settings, sagemaker)
     except (MeasurementError, PlanError) as error:
         errors.append(f"triton-stack:sagemaker.instance_type: {error}")
     except DeploymentError as error:
@@ -59,9 +59,9 @@ def _sagemaker_plan(settings: Settings, share: Fraction | int) -> InstancePlan:
     return _plan(settings, instance_type, instance_type, share, price)
 
 
-def _check_deployment(settings: Settings, least_count: int) -> None:
+def _check_deployment(settings: Settings, plan: InstancePlan) -> None:
     deployment = endpoint_deployment(settings)
-    deployment.check(least_count, variants=2 if settings.sagemaker.challenger else 1)
+    deployment.check(plan.min_count, variants=2 if settings.sagemaker.challenger else 1)
     deployment.timeout_s(sum(start_timeouts_s(largest_repository_bytes(settings.model))))
 
 

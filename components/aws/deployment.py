@@ -76,7 +76,8 @@ class Deployment:
         """Refuse what this fleet cannot do.
 
         Args:
-            least_count: Fewest instances that the fleet has, at least 1.
+            least_count: Fewest instances that the model itself has, at least 1. What SageMaker makes of a challenger
+                of one instance, its documentation does not say.
             variants: Variants behind the endpoint, at least 1.
 
         Raises:

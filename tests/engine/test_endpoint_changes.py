@@ -45,14 +45,9 @@ def program(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iter
     environment = cloud.environment() | {"PULUMI_BACKEND_URL": folder.as_uri()}
     program = Program("change", file, cloud, {}, environment)
     Stack(program.name, os.environ | environment, file).initialise()
-    publish(program, digest("a"), digest("b"))
     program.up()
     yield program
     program.pulumi("destroy", "--yes", "--skip-preview", f"--config-file={file}")
-
-
-def publish(program: Program, *digests: str) -> None:
-    """Put an object where each digest is looked for."""
 
 
 def endpoint(program: Program) -> dict[str, Any]:
@@ -108,7 +103,6 @@ def test_autoscaling_s_count_stays_and_a_new_digest_starts_with_it(program: Prog
     assert program.up() == []
     assert program.now_count() == 17
     before = program.resources()
-    publish(program, digest("c"))
     program.configure("model", digest=digest("c"))
     done = program.up()
     assert (served_digest(program), program.now_count()) == (digest("c"), 17)
@@ -123,7 +117,6 @@ def test_a_fleet_below_the_plan_s_minimum_starts_at_the_minimum(program: Program
     assert plan
     assert plan.min_count > 1
     move_count(program, 1)
-    publish(program, digest("d"))
     program.configure("model", digest=digest("d"))
     program.up()
     assert program.now_count() == plan.min_count
@@ -142,7 +135,6 @@ def test_a_rolled_back_update_fails_keeps_what_serves_and_is_continued_by_the_ne
     old, old_digest = program.resources(), served_digest(program)
     cloudwatch, sagemaker = program.aws("cloudwatch"), program.aws("sagemaker")
     (alarm, *_) = endpoint(program)["LastDeploymentConfig"]["AutoRollbackConfiguration"]["Alarms"]
-    publish(program, digest("e"))
     program.configure("model", digest=digest("e"))
     cloudwatch.set_alarm_state(AlarmName=alarm["AlarmName"], StateValue="ALARM", StateReason="too slow")
     for _ in range(2):

@@ -350,7 +350,9 @@ def test_the_s3_bucket_is_private_encrypted_versioned_and_takes_tls_only(build: 
     assert [value for key, value in sorted(block.items()) if key != "bucket"] == [True] * 4
     assert inputs(registered, "ownership")["rule"] == {"objectOwnership": "BucketOwnerEnforced"}
     (rule,) = inputs(registered, "encryption")["rules"]
-    assert rule["applyServerSideEncryptionByDefault"]["sseAlgorithm"] == "AES256"
+    assert rule["applyServerSideEncryptionByDefault"] == {"sseAlgorithm": "aws:kms", "kmsMasterKeyId": KEY}
+    (rule,) = inputs(build(S3ModelStore, "kms_key_arn"), "encryption")["rules"]
+    assert rule["applyServerSideEncryptionByDefault"] == {"sseAlgorithm": "AES256"}
     assert inputs(registered, "versioning")["versioningConfiguration"] == {"status": "Enabled"}
     (statement,) = json.loads(inputs(registered, "policy")["policy"])["Statement"]
     arn = f"arn:aws:mock:::{NAME}-bucket"
