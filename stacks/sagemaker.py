@@ -11,7 +11,7 @@ from capacity.planner import InstancePlan
 from components.aws.endpoint_alarms import EndpointAlarms, EndpointAlarmsArgs
 from components.aws.endpoint_role import EndpointRole, EndpointRoleArgs
 from components.aws.endpoint_scaling import EndpointScaling
-from components.aws.engine_build import EngineBuild
+from components.aws.engine_build import EngineBuild, EngineBuildArgs
 from components.aws.model_store import ModelStore, ModelStoreArgs
 from components.aws.triton_endpoint import (
     CHALLENGER_VARIANT,
@@ -157,15 +157,15 @@ def _compiled(name: str, settings: Settings, model: ServedModel, store: ModelSto
     if model.order is None or model.artifact is None:
         return None
     source = published_source(f"{name}-s3-source", store.url, model.artifact, model.order)
-    engine = EngineBuild(
-        f"{name}-engine",
-        {
-            "order": model.order,
-            "bucket": store.bucket,
-            "bucket_arn": store.arn,
-            "source_uri": source.uri,
-            "image": image,
-            "region": settings.aws_region,
-        },
-    )
+    build: EngineBuildArgs = {
+        "order": model.order,
+        "bucket": store.bucket,
+        "bucket_arn": store.arn,
+        "source_uri": source.uri,
+        "image": image,
+        "region": settings.aws_region,
+    }
+    if settings.sagemaker.kms_key_arn:
+        build["kms_key_arn"] = settings.sagemaker.kms_key_arn
+    engine = EngineBuild(f"{name}-engine", build)
     return StoredModel(model.name, store.url, engine.digest, engine.uri)

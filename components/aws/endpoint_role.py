@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
-from components.aws.sagemaker_role import Statement, container_statements, image_region, sagemaker_role
+from components.aws.sagemaker_role import Statement, container_statements, image_region, key_statements, sagemaker_role
 
 
 class EndpointRoleArgs(TypedDict):
@@ -64,7 +64,7 @@ def _statements(args: EndpointRoleArgs) -> list[Statement]:
         },
         *_alarm_statements(args.get("rollback_alarms", ()), region),
         *_capture_statements(args),
-        *_key_statements(args, region),
+        *key_statements(args.get("kms_key_arn"), region, writes="captured_prefix" in args),
         *_network_statements(args.get("vpc"), region),
     ]
 
@@ -97,18 +97,6 @@ def _capture_statements(args: EndpointRoleArgs) -> list[Statement]:
         return []
     keys = pulumi.Output.concat(args["bucket_arn"], "/", args["captured_prefix"], "/*")
     return [{"Effect": "Allow", "Action": "s3:PutObject", "Resource": keys}]
-
-
-def _key_statements(args: EndpointRoleArgs, region: str) -> list[Statement]:
-    """S3 alone may use the key as this role: to read a model and, where data is captured, to write.
-
-    https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html: a write in parts needs both.
-    """
-    if "kms_key_arn" not in args:
-        return []
-    actions = ["kms:Decrypt", *(["kms:GenerateDataKey"] if "captured_prefix" in args else [])]
-    through_s3 = {"StringEquals": {"kms:ViaService": f"s3.{region}.amazonaws.com"}}
-    return [{"Effect": "Allow", "Action": actions, "Resource": args["kms_key_arn"], "Condition": through_s3}]
 
 
 def _network_statements(vpc: aws.sagemaker.ModelVpcConfigArgsDict | None, region: str) -> list[Statement]:

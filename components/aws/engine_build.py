@@ -2,12 +2,12 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import pulumi
 from pulumi.dynamic import CheckResult, CreateResult, DiffResult, Resource, ResourceProvider
 
-from components.aws.sagemaker_role import Statement, container_statements, sagemaker_role
+from components.aws.sagemaker_role import Statement, container_statements, key_statements, sagemaker_role
 from model_repo.engine import EngineOrder
 from model_repo.manifest import repository_prefix
 
@@ -28,6 +28,8 @@ class EngineBuildArgs(TypedDict):
     image: str
     """Image URI of the SageMaker Triton container of the order's release, in the region."""
     region: str
+    kms_key_arn: NotRequired[pulumi.Input[str]]
+    """Key of the bucket; left out where it has S3's own."""
 
 
 class EngineBuild(pulumi.ComponentResource):
@@ -160,4 +162,5 @@ def _statements(args: EngineBuildArgs) -> list[Statement]:
             "Condition": {"StringLike": {"s3:prefix": [builds, sources]}},
         },
         *container_statements(args["image"], "/aws/sagemaker/ProcessingJobs"),
+        *key_statements(args.get("kms_key_arn"), args["region"], writes=True),
     ]

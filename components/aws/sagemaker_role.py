@@ -57,6 +57,23 @@ def container_statements(image: str, log_group: str) -> list[Statement]:
     ]
 
 
+def key_statements(kms_key_arn: pulumi.Input[str] | None, region: str, *, writes: bool) -> list[Statement]:
+    """S3 alone may use the key as this role: to read objects and, where it does, to write them.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html: a write in parts needs both.
+
+    Args:
+        kms_key_arn: The key of the bucket; None where it has S3's own.
+        region: Of the bucket.
+        writes: Whether the container writes to it.
+    """
+    if kms_key_arn is None:
+        return []
+    actions = ["kms:Decrypt", *(["kms:GenerateDataKey"] if writes else [])]
+    through_s3 = {"StringEquals": {"kms:ViaService": f"s3.{region}.amazonaws.com"}}
+    return [{"Effect": "Allow", "Action": actions, "Resource": kms_key_arn, "Condition": through_s3}]
+
+
 def image_region(image: str) -> str:
     """The region of `<account>.dkr.ecr.<region>.amazonaws.com/…`."""
     return image.split(".")[3]

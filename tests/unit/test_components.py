@@ -94,6 +94,7 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "source_uri": ("s3://a", "s3://b"),
         "image": (IMAGE, IMAGE.replace("25.09", "24.09")),
         "region": ("us-east-1", "eu-west-1"),
+        "kms_key_arn": (KEY, f"{KEY}0"),
     },
     S3ModelStore: {"kms_key_arn": (KEY, f"{KEY}0")},
     TritonEndpoint: {
