@@ -13,6 +13,7 @@ import boto3
 import pytest
 from pulumi_stack import Stack
 
+from delivery.smoke import Answer, publish
 from localcloud.cloud import LocalCloud
 from observability.end_to_end import publish_latencies
 from observability.endpoint_metrics import END_TO_END_LATENCY, EndpointVariant
@@ -118,8 +119,14 @@ def test_another_slo_and_a_topic_change_the_alarms_in_place(cloudwatch: Any, sta
 
 
 @pytest.mark.usefixtures("stack")
-def test_what_a_client_waited_is_in_the_metric_that_the_alarm_watches(cloudwatch: Any) -> None:
-    publish_latencies(cloudwatch, EndpointVariant(ENDPOINT, "triton"), [12.34, 12.31, *range(100, 300)])
+def test_what_a_client_waited_is_in_the_metric_that_the_alarm_watches(
+    cloud: LocalCloud, cloudwatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_latencies(cloudwatch, EndpointVariant(ENDPOINT, "triton"), [12.31, *range(100, 300)])
+    for key, value in cloud.environment().items():
+        monkeypatch.setenv(key, value)
+    answers = [Answer("sagemaker", "invoke_endpoint", 12.34, {}, "triton"), Answer("gke us-central1", "http", 1, {})]
+    publish({"sagemaker": {"endpoint": ENDPOINT, "region": "us-east-1"}}, answers)
     (query,) = alarms(cloudwatch)[f"{ENDPOINT}-end-to-end-latency"]["Metrics"]
     watched, now = query["MetricStat"]["Metric"], datetime.now(UTC)
     points = cloudwatch.get_metric_statistics(
