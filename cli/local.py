@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cli.status import show_status
 from cli.steps import console, step
-from delivery.smoke import check_answer, smoke
+from delivery.smoke import PublishError, check_answer, publish, smoke
 from delivery.stack import PROJECT_FOLDER, Stack, StackError
 from delivery.status import target_statuses, wait_until_ready
 from localcloud.cloud import LocalCloud, Ports
@@ -82,6 +82,10 @@ def bring_up(cloud: LocalCloud, config_file: Path | None = None, *, as_json: boo
         inputs = sample_inputs(asked.spec, batch_size=1)
         reference = reference_outputs(artifact.folder / artifact.name / "1" / "model.onnx", inputs)
         answers = [check_answer(answer, reference) for answer in smoke(outputs, asked.spec, inputs)]
+    try:
+        publish(outputs, answers)
+    except PublishError as error:
+        console.print(f"! {error}", markup=False)
     show_status(list(target_statuses(outputs, PROJECT_FOLDER)), answers, as_json=as_json)
     changed = sum(count for operation, count in changes.items() if operation != "same")
     console.print(f"{changed} resources changed" if changed else "unchanged", highlight=False)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,11 @@ from tritonclient.utils import InferenceServerException
 
 from model_repo.sample import Array
 from model_repo.spec import ModelSpec
+from observability.end_to_end import publish_latencies
+from observability.endpoint_metrics import END_TO_END_LATENCY, EndpointVariant
 
 if TYPE_CHECKING:
+    from types_boto3_cloudwatch import CloudWatchClient
     from types_boto3_sagemaker_runtime import SageMakerRuntimeClient
 
 MAX_ABS_ERROR = 1e-4
@@ -30,6 +33,10 @@ class SmokeError(RuntimeError):
     """An endpoint that does not answer, or answers wrongly."""
 
 
+class PublishError(RuntimeError):
+    """A latency that CloudWatch did not take. The answers are as good without it."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What one endpoint answered to one request."""
@@ -39,6 +46,8 @@ class Answer:
     latency_ms: float
     """As this client saw it, connection included."""
     outputs: dict[str, Array]
+    variant: str | None = None
+    """The production variant that answered, of a SageMaker endpoint."""
 
 
 def smoke(outputs: dict[str, Any], spec: ModelSpec, inputs: dict[str, Array]) -> Iterator[Answer]:
@@ -77,7 +86,36 @@ def check_answer(answer: Answer, reference: dict[str, Array]) -> Answer:
     return answer
 
 
-_Infer = Callable[[ModelSpec, dict[str, Array]], dict[str, Array]]
+def publish(outputs: dict[str, Any], answers: Iterable[Answer]) -> None:
+    """Publish in CloudWatch how long the answers of SageMaker took; those of other targets are left out.
+
+    Apart from `smoke`: who may ask an endpoint need not be allowed to write metrics, and whether it answers rightly is
+    known without.
+
+    Args:
+        outputs: The stack's outputs.
+        answers: What `smoke` gave.
+
+    Raises:
+        PublishError: CloudWatch refuses the latency, or is not reached.
+    """
+    for answer in answers:
+        if answer.variant is None:
+            continue
+        endpoint, region = outputs["sagemaker"]["endpoint"], outputs["sagemaker"]["region"]
+        client: CloudWatchClient = boto3.client("cloudwatch", region_name=region)  # pyright: ignore[reportUnknownMemberType] - as below
+        try:
+            publish_latencies(client, EndpointVariant(endpoint, answer.variant), [answer.latency_ms])
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            raise PublishError(
+                f"{END_TO_END_LATENCY.name} of {endpoint} is not in CloudWatch: {error}; allow "
+                f"cloudwatch:PutMetricData on the namespace {END_TO_END_LATENCY.namespace}"
+            ) from error
+
+
+_Reply = tuple[dict[str, Array], str | None]
+"""Outputs, and SageMaker's production variant."""
+_Infer = Callable[[ModelSpec, dict[str, Array]], _Reply]
 
 
 def _ways(outputs: dict[str, Any]) -> Iterator[tuple[str, str, _Infer]]:
@@ -92,10 +130,10 @@ def _ways(outputs: dict[str, Any]) -> Iterator[tuple[str, str, _Infer]]:
         yield f"gke {cluster['region']}", "grpc", partial(_infer_grpc, cluster["grpc"])
 
 
-def _ask(target: str, protocol: str, infer: Callable[[], dict[str, Array]]) -> Answer:
+def _ask(target: str, protocol: str, infer: Callable[[], _Reply]) -> Answer:
     started = time.perf_counter()
     try:
-        outputs = infer()
+        outputs, variant = infer()
     except (
         botocore.exceptions.BotoCoreError,
         botocore.exceptions.ClientError,
@@ -103,23 +141,23 @@ def _ask(target: str, protocol: str, infer: Callable[[], dict[str, Array]]) -> A
         InferenceServerException,
     ) as error:
         raise SmokeError(f"{target} does not answer over {protocol}: {error}") from error
-    return Answer(target, protocol, (time.perf_counter() - started) * 1000, outputs)
+    return Answer(target, protocol, (time.perf_counter() - started) * 1000, outputs, variant)
 
 
 def _invoke_endpoint(
     client: "SageMakerRuntimeClient", endpoint: str, spec: ModelSpec, inputs: dict[str, Array]
-) -> dict[str, Array]:
+) -> _Reply:
     response = client.invoke_endpoint(
         EndpointName=endpoint, ContentType="application/json", Body=json.dumps(_request(spec, inputs))
     )
-    return _response(json.loads(response["Body"].read()))
+    return _response(json.loads(response["Body"].read())), response["InvokedProductionVariant"]
 
 
-def _infer_http(url: str, spec: ModelSpec, inputs: dict[str, Array]) -> dict[str, Array]:
+def _infer_http(url: str, spec: ModelSpec, inputs: dict[str, Array]) -> _Reply:
     response = requests.post(f"{url}/v2/models/{spec.name}/infer", json=_request(spec, inputs), timeout=_TIMEOUT_S)
     if not response.ok:
         raise requests.HTTPError(f"{response.status_code}: {response.text}", response=response)
-    return _response(response.json())
+    return _response(response.json()), None
 
 
 def _request(spec: ModelSpec, inputs: dict[str, Array]) -> dict[str, Any]:
@@ -141,7 +179,7 @@ def _response(body: dict[str, Any]) -> dict[str, Array]:
     return {out["name"]: np.asarray(out["data"]).reshape(out["shape"]) for out in body["outputs"]}
 
 
-def _infer_grpc(url: str, spec: ModelSpec, inputs: dict[str, Array]) -> dict[str, Array]:
+def _infer_grpc(url: str, spec: ModelSpec, inputs: dict[str, Array]) -> _Reply:
     # The client's own annotations leave most types open.
     client: Any
     with tritonclient.grpc.InferenceServerClient(url) as client:
@@ -151,4 +189,4 @@ def _infer_grpc(url: str, spec: ModelSpec, inputs: dict[str, Array]) -> dict[str
             value.set_data_from_numpy(inputs[tensor.name])
             tensors.append(value)
         result = client.infer(spec.name, tensors, client_timeout=_TIMEOUT_S)
-        return {tensor.name: np.asarray(result.as_numpy(tensor.name)) for tensor in spec.outputs}
+        return {tensor.name: np.asarray(result.as_numpy(tensor.name)) for tensor in spec.outputs}, None

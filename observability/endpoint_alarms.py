@@ -268,7 +268,7 @@ def _utilisations(of: EndpointVariant, measurement: Measurement) -> tuple[Alarm,
     return (
         _utilisation(of, measurement, Series("gpu", GPU, "Average"), "compare with requests per instance."),
         _utilisation(
-            of, measurement, Series("gpuMemory", GPU_MEMORY, "Maximum"), "lower instance groups or max batch."
+            of, measurement, Series("gpu_memory", GPU_MEMORY, "Maximum"), "lower instance groups or max batch."
         ),
         _utilisation(of, measurement, Series("cpu", CPU, "Average"), "take a type with more vCPUs for the same GPU."),
         _utilisation(of, measurement, Series("memory", MEMORY, "Maximum"), "look for growth since the last restart."),
@@ -280,15 +280,15 @@ def _utilisation(of: EndpointVariant, measurement: Measurement, series: Series, 
     metric = series.metric
     counts = {"gpus": (measurement.gpus, "GPUs"), "vcpus": (measurement.vcpus, "vCPUs"), None: (1, "")}
     count, unit = counts[metric.summed_over]
-    summed = f"{_FULL_PERCENT * count} of {100 * count}, as the metric is summed over {count} {unit}."
+    summed = f", for the metric is a sum over {unit} and an instance has {count}" if metric.summed_over else ""
     return Alarm(
         of=of,
-        what=metric.name.removesuffix("Utilization").lower(),
+        what=series.id.replace("_", "-"),
         title=f"{series.statistic} {metric.name} of {measurement.instance_type}",
         series=(series,),
         threshold=_FULL_PERCENT * count,
         limit=f"over {_FULL_PERCENT} %",
-        arithmetic=summed if metric.summed_over else f"{_FULL_PERCENT} of 100.",
+        arithmetic=f"{_FULL_PERCENT * count} of {100 * count}{summed}.",
         first_step=first_step,
         window=_CAPACITY_WINDOW,
         missing=_NO_INSTANCE,

@@ -34,6 +34,7 @@ from model_repo.recipe import Precision
 from model_repo.spec import spec_names
 from model_repo.variant import VARIANTS, parse_variant
 from model_repo.yamlfile import printable
+from observability.slo import Slo
 
 PROJECT = "triton-stack"
 
@@ -121,6 +122,10 @@ class SloSettings(_Section):
 
     latency_ms: Annotated[float, Field(gt=0, le=60_000, examples=[500])]
     """Model latency. SageMaker cuts a request at 60 s."""
+    percentile: Annotated[float, Field(gt=50, lt=100, examples=[95])] = Slo.percentile
+    """Share of requests that hold it, in percent."""
+    availability: Annotated[float, Field(ge=0.9, lt=1, examples=[0.999])] = Slo.availability
+    """Share of requests that are answered: 0.999 lets one in a thousand fail."""
 
 
 class TrafficSettings(_Section):

@@ -57,6 +57,7 @@ class Row(Kind):
 ROWS = {token: Row(**row) for token, row in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text()).items()}
 BUCKET = "aws:s3/bucket:Bucket"
 OBJECT = "aws:s3/bucketObjectv2:BucketObjectv2"
+ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
 
 
@@ -172,7 +173,36 @@ def _object_outputs(stored: Object) -> Object:
     return {"arn": f"arn:aws:s3:::{stored['bucket']}/{stored['key']}", "etag": stored["etag"].strip('"')}
 
 
-PREPARE: dict[str, Callable[[Object], Object]] = {BUCKET: _bucket_request, OBJECT: _object_request}
+# --- CloudWatch's own ways --------------------------------------------------------------------------------------------
+
+
+def _alarm_request(inputs: Object) -> Object:
+    """Part what Pulumi has in one: which metric, and which statistic of it."""
+    queries: list[Object] = []
+    for query in inputs.get("metricQueries", ()):
+        metric: Object = query.get("metric") or {}
+        which = {key: item for key, item in metric.items() if key in ("metricName", "namespace", "dimensions")}
+        statistic = {key: item for key, item in metric.items() if key not in which}
+        rest = {key: item for key, item in query.items() if key != "metric"}
+        queries.append(rest | ({"metricStat": {"metric": which, **statistic}} if metric else {}))
+    return inputs | ({"metricQueries": queries} if queries else {})
+
+
+def _alarm_answer(answer: Object) -> Object:
+    """Join what `_alarm_request` parts."""
+    queries: list[Object] = []
+    for query in answer.get("Metrics", ()):
+        statistic: Object = query.get("MetricStat", {})
+        queries.append(query | ({"Metric": statistic | statistic["Metric"]} if statistic else {}))
+    return answer | {"Metrics": queries}
+
+
+PREPARE: dict[str, Callable[[Object], Object]] = {
+    BUCKET: _bucket_request,
+    OBJECT: _object_request,
+    ALARM: _alarm_request,
+}
+ANSWER: dict[str, Callable[[Object], Object]] = {ALARM: _alarm_answer}
 OUTPUTS: dict[str, Callable[[Object], Object]] = {BUCKET: _bucket_outputs, OBJECT: _object_outputs}
 
 
@@ -381,6 +411,7 @@ class Aws(Provider):
         """Return those properties of the type that an answer has."""
         row, of = self.kind(resource.token), self.schema(resource.token)
         types = of.computed | of.inputs.properties
+        answer = ANSWER.get(resource.token, dict)(answer)
         found = {key: _member(answer, row.names.get(key, key)) for key in types}
         live = {key: from_aws(answer[member], types[key], of) for key, member in found.items() if member}
         if "region" in types:

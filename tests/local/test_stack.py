@@ -164,6 +164,15 @@ def test_the_outputs_say_where_what_and_how_many(stack: LocalStack) -> None:
         assert (plan["min_count"], plan["count"], plan["max_count"]) == (2, 3, 4)
 
 
+def test_what_up_waited_for_sagemaker_is_a_metric_of_the_variant_that_answered(stack: LocalStack) -> None:
+    (metric,) = client("cloudwatch").list_metrics(Namespace="TritonStack")["Metrics"]
+    assert metric["MetricName"] == "EndToEndLatency"
+    assert metric["Dimensions"] == [
+        {"Name": "EndpointName", "Value": stack.outputs()["sagemaker"]["endpoint"]},
+        {"Name": "VariantName", "Value": "triton"},
+    ]
+
+
 def test_one_triton_pod_runs_on_each_t4_node(stack: LocalStack) -> None:
     pods = stack.json("kubectl", "get", "pods", "-A", "--output=json")["items"]
     nodes = stack.json("kubectl", "get", "nodes", "-l=cloud.google.com/gke-accelerator", "--output=json")["items"]

@@ -17,8 +17,10 @@ from tiny_engine import order
 
 import components
 from capacity.autoscaling import ScheduledRate, endpoint_scaling
+from capacity.measurements import Measurement
 from capacity.planner import InstancePlan
 from components.aws.deployment import Deployment
+from components.aws.endpoint_alarms import EndpointAlarms
 from components.aws.endpoint_role import EndpointRole
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.engine_build import EngineBuild as SageMakerEngineBuild
@@ -36,6 +38,7 @@ from components.kubernetes.triton_deployment import TritonDeployment
 from components.kubernetes.triton_scaling import TritonScaling
 from components.published_model import PublishedModel
 from model_repo.build import ModelArtifact
+from observability.slo import Slo
 
 Component = type[pulumi.ComponentResource]
 Build = Callable[..., list[Registered]]
@@ -63,6 +66,18 @@ OTHER_PLAN = replace(
     PLAN, instance_type="n1-standard-4", min_count=3, count=6, max_count=9, scaling_target_per_minute=12.5
 )
 MORNING = ScheduledRate(schedule="cron(0 7 ? * MON-FRI *)", timezone="Europe/Berlin", rps=100)
+MEASUREMENT = Measurement(
+    variant="trt-db",
+    instance_type="ml.g4dn.2xlarge",
+    vcpus=8,
+    gpus=1,
+    price_usd_per_hour=0.94,
+    initial_instance_count=23,
+    max_invocations_per_minute_per_instance=1335,
+    model_latency_ms=499,
+    cost_usd_per_hour=21.62,
+)
+TOPIC = "arn:aws:sns:us-east-1:123456789012:on-call"
 IMAGE = "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.09-py3"
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 VPC = {"subnets": ["subnet-0a"], "security_group_ids": ["sg-0a"]}
@@ -72,6 +87,15 @@ CHALLENGER = {"model_uri": "s3://c", "mode": "shadow", "percent": 10, "plan": OT
 
 # Each component, and for each of its arguments a value and another one.
 ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
+    EndpointAlarms: {
+        "endpoint_name": ("triton-a", "triton-b"),
+        "production_variant": ("triton", "other"),
+        "slo": (Slo(latency_ms=500), Slo(latency_ms=600)),
+        "plan": (PLAN, OTHER_PLAN),
+        "measurement": (MEASUREMENT, MEASUREMENT.model_copy(update={"gpus": 4})),
+        "region": ("us-east-1", "eu-west-1"),
+        "topic_arn": (TOPIC, f"{TOPIC}-2"),
+    },
     EndpointRole: {
         "endpoint": ("triton-a", "triton-b"),
         "bucket_arn": ("arn:aws:s3:::a", "arn:aws:s3:::b"),
@@ -378,6 +402,11 @@ def test_the_endpoint_starts_with_the_plan_s_count_and_its_model_reaches_no_netw
     (source,) = model["primaryContainer"]["modelDataSource"]["s3DataSources"]
     assert source == {"s3Uri": "s3://a/", "s3DataType": "S3Prefix", "compressionType": "None"}
     assert model["primaryContainer"]["environment"]["SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"] == "bert"
+
+
+def test_alarms_tell_the_topic_of_their_start_and_their_end(build: Build) -> None:
+    told = [each.inputs for each in build(EndpointAlarms) if "metricAlarm" in each.typ]
+    assert {tuple(alarm["alarmActions"] + alarm["okActions"]) for alarm in told} == {(TOPIC, TOPIC)}
 
 
 def test_the_endpoint_scales_between_the_plan_s_bounds_at_its_target(build: Build) -> None:

@@ -60,6 +60,12 @@ def test_every_stack_file_is_right(stack: str) -> None:
         ("slo", "latency_ms", math.nan, "NaN should be a finite number; write e.g. 500"),
         ("slo", "latency_ms", math.inf, "Infinity should be a finite number; write e.g. 500"),
         ("slo", "latency_ms", "500", '"500" should be a valid number; write e.g. 500'),
+        ("slo", "percentile", 50, "50 should be greater than 50; write e.g. 95"),
+        ("slo", "percentile", 100, "100 should be less than 100; write e.g. 95"),
+        ("slo", "percentile", "p95", '"p95" should be a valid number; write e.g. 95'),
+        ("slo", "availability", 1, "1 should be less than 1; write e.g. 0.999"),
+        ("slo", "availability", 99.9, "99.9 should be less than 1; write e.g. 0.999"),
+        ("slo", "availability", 0.001, "0.001 should be greater than or equal to 0.9; write e.g. 0.999"),
         ("traffic", "base_rps", 61, "61 is over peak_rps 60; write at most 60"),
         (
             "sagemaker",
@@ -119,7 +125,9 @@ def test_a_wrong_entry_of_the_profile_is_one_line_with_its_place(key: str, value
 
 
 def test_an_unknown_key_names_the_known_ones() -> None:
-    assert errors_of(changed("slo", "latency", 5)) == ["triton-stack:slo.latency: unknown key; known here: latency_ms"]
+    assert errors_of(changed("slo", "latency", 5)) == [
+        "triton-stack:slo.latency: unknown key; known here: latency_ms, percentile, availability"
+    ]
 
 
 def test_a_missing_section_names_its_keys() -> None:
