@@ -25,6 +25,7 @@ from components.aws.endpoint_role import EndpointRole
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.engine_build import EngineBuild as SageMakerEngineBuild
 from components.aws.model_store import ModelStore as S3ModelStore
+from components.aws.registered_model import RegisteredModel
 from components.aws.triton_endpoint import TritonEndpoint
 from components.copied_model import CopiedModel
 from components.gcp.account_id import account_id
@@ -121,6 +122,16 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "kms_key_arn": (KEY, f"{KEY}0"),
     },
     S3ModelStore: {"kms_key_arn": (KEY, f"{KEY}0")},
+    RegisteredModel: {
+        "group": ("a", "b"),
+        "region": ("us-east-1", "eu-west-1"),
+        "digest": ("a", "b"),
+        "variant": ("trt-db", "trt-base"),
+        "model_uri": ("s3://a", "s3://b"),
+        "image": (IMAGE, "other"),
+        "environment": ({"KEY": "a"}, {"KEY": "b"}),
+        "instance_type": ("ml.g4dn.xlarge", "ml.g4dn.2xlarge"),
+    },
     TritonEndpoint: {
         "region": ("us-east-1", "eu-west-1"),
         "endpoint_name": ("triton-a", "triton-b"),
