@@ -14,7 +14,8 @@ Run as ``python -m localcloud.aws_emulator --port PORT --state FOLDER``. Added h
 - What the account lacks: quotas, images and permissions that ``<state>/account.json`` takes away
   (:mod:`localcloud.account`).
 - SageMaker Runtime: InvokeEndpoint, answered by the Triton behind the endpoint.
-- Application Auto Scaling: a target must name an existing endpoint variant.
+- Application Auto Scaling: a target must name an existing endpoint variant, what scales must name a target, and goes
+  with it; a policy keeps its ARN.
 - S3: a bucket policy's conditional statements are left out, where moto applies them without their condition.
 - An action that nobody implements answers 501, which SDKs do not retry, where moto answers 500, which they do.
 """
@@ -23,7 +24,9 @@ import argparse
 import functools
 import json
 import logging
+import math
 import os
+import re
 import signal
 import sys
 from datetime import UTC, datetime
@@ -31,11 +34,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
+from zoneinfo import available_timezones
 
 import boto3
 from flask import Flask, request
 from moto.applicationautoscaling import urls as autoscaling_urls
 from moto.applicationautoscaling.exceptions import AWSValidationException
+from moto.applicationautoscaling.models import FakeApplicationAutoscalingPolicy, FakeScheduledAction
 from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse
 from moto.backends import SERVICE_NAMES
 from moto.cloudwatch.models import cloudwatch_backends
@@ -286,16 +291,23 @@ class SageMakerRuntime(SageMakerRuntimeResponse):
         return failed, headers, json.dumps(body)
 
 
+class ObjectNotFoundException(JsonRESTError):
+    """What Application Auto Scaling says of a target, policy or action that is not there."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("ObjectNotFoundException", f"No {what} found")
+
+
 class ApplicationAutoScaling(ApplicationAutoScalingResponse):
-    """Application Auto Scaling, which refuses what cannot be scaled."""
+    """Application Auto Scaling, which refuses what cannot be scaled.
+
+    Errors: https://docs.aws.amazon.com/autoscaling/application/APIReference/API_Operations.html
+    """
 
     def register_scalable_target(self) -> str:
         """As moto, which checks neither the bounds nor that the variant exists."""
         minimum, maximum = self._get_int_param("MinCapacity", 0), self._get_int_param("MaxCapacity", sys.maxsize)
-        if minimum > maximum:
-            raise AWSValidationException(
-                f"Maximum capacity ({maximum}) cannot be less than minimum capacity ({minimum})"
-            )
+        _require_order(minimum, maximum)
         resource = str(self._get_param("ResourceId"))
         endpoints = sagemaker_backends[self.current_account][self.region].endpoints.values()
         variants = {
@@ -306,6 +318,82 @@ class ApplicationAutoScaling(ApplicationAutoScalingResponse):
         if self._get_param("ServiceNamespace") == "sagemaker" and resource not in variants:
             raise AWSValidationException(f"The resource {resource} does not exist: no endpoint has that variant")
         return super().register_scalable_target()
+
+    def deregister_scalable_target(self) -> str:
+        """As moto, which keeps the target's policies and scheduled actions."""
+        target = self._target()
+        backend = self.applicationautoscaling_backend
+        backend.policies = {key: each for key, each in backend.policies.items() if _target_of(each) != target}
+        backend.scheduled_actions = [each for each in backend.scheduled_actions if _target_of(each) != target]
+        return super().deregister_scalable_target()
+
+    def put_scaling_policy(self) -> str:
+        """As moto, which takes steps in any order and a policy of nothing, and gives a changed policy another ARN."""
+        target, policies = self._target(), self.applicationautoscaling_backend.policies
+        steps = (self._get_param("StepScalingPolicyConfiguration") or {}).get("StepAdjustments")
+        if self._get_param("PolicyType") == "StepScaling" and not steps:
+            raise AWSValidationException("At least one step adjustment must be specified for a step scaling policy")
+        for step in steps or []:
+            if step.get("MetricIntervalLowerBound", -math.inf) >= step.get("MetricIntervalUpperBound", math.inf):
+                raise AWSValidationException("Lower bound of a step adjustment must be less than its upper bound")
+        key = "\t".join((*target, self._get_param("PolicyName")))
+        before = policies.get(key)
+        answer = json.loads(super().put_scaling_policy())
+        if before:
+            policies[key].policy_arn = answer["PolicyARN"] = before.policy_arn
+        return json.dumps(answer)
+
+    def describe_scaling_policies(self) -> str:
+        """As moto, which answers all policies whatever names were asked for."""
+        answer, names = json.loads(super().describe_scaling_policies()), self._get_param("PolicyNames")
+        found = [each for each in answer["ScalingPolicies"] if not names or each["PolicyName"] in names]
+        return json.dumps(answer | {"ScalingPolicies": found})
+
+    def delete_scaling_policy(self) -> str:
+        """As moto, whose error is another."""
+        if "\t".join((*self._key(), self._get_param("PolicyName"))) not in self.applicationautoscaling_backend.policies:
+            raise ObjectNotFoundException("scaling policy")
+        return super().delete_scaling_policy()
+
+    def put_scheduled_action(self) -> str:
+        """As moto, which takes any schedule, any time zone and bounds in any order."""
+        self._target()
+        schedule, timezone = str(self._get_param("Schedule")), self._get_param("Timezone")
+        if not re.fullmatch(r"at\(\S+\)|rate\(\d+ \w+\)|cron\(\S+( \S+){5}\)", schedule):
+            raise AWSValidationException(f"Invalid schedule expression: {schedule}")
+        if timezone and timezone not in available_timezones():
+            raise AWSValidationException(f"Invalid time zone: {timezone}")
+        bounds = self._get_param("ScalableTargetAction") or {}
+        _require_order(bounds.get("MinCapacity", 0), bounds.get("MaxCapacity", sys.maxsize))
+        return super().put_scheduled_action()
+
+    def delete_scheduled_action(self) -> str:
+        """As moto, which deletes what is not there."""
+        wanted = (self._key(), self._get_param("ScheduledActionName"))
+        actions = self.applicationautoscaling_backend.scheduled_actions
+        if wanted not in [(_target_of(each), each.scheduled_action_name) for each in actions]:
+            raise ObjectNotFoundException("scheduled action")
+        return super().delete_scheduled_action()
+
+    def _key(self) -> tuple[str, str, str]:
+        namespace, resource, dimension = map(self._get_param, ("ServiceNamespace", "ResourceId", "ScalableDimension"))
+        return namespace, resource, dimension
+
+    def _target(self) -> tuple[str, str, str]:
+        """The target that the request names, which must be there."""
+        key = self._key()
+        if key[1] not in self.applicationautoscaling_backend.targets.get(key[2], {}):
+            raise ObjectNotFoundException(f"scalable target {key[1]}")
+        return key
+
+
+def _target_of(each: FakeApplicationAutoscalingPolicy | FakeScheduledAction) -> tuple[str, str, str]:
+    return each.service_namespace, each.resource_id, each.scalable_dimension
+
+
+def _require_order(minimum: int, maximum: int) -> None:
+    if minimum > maximum:
+        raise AWSValidationException(f"Maximum capacity ({maximum}) cannot be less than minimum capacity ({minimum})")
 
 
 def _create_app(service: SERVICE_NAMES) -> Flask:

@@ -129,6 +129,8 @@ def from_aws(value: Value, kind: Type, of: Schema) -> Value:
             return {pair.get("Key", pair.get("Name")): pair["Value"] for pair in cast("list[Object]", value)}
         case "boolean" | "integer" | "number" if isinstance(value, str):
             return json.loads(value)
+        case "string" if isinstance(value, float):  # as the official plugin writes a number: 1, not 1.0
+            return f"{value:.15g}"
         case "string" | {"anyOf": _}:
             return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
         case _:

@@ -299,6 +299,62 @@ def test_a_scalable_target_must_be_a_variant_with_bounds_in_order(shapes: Aws, s
     assert (found["MinCapacity"], found["MaxCapacity"]) == (1, 3)
 
 
+@pytest.fixture
+def scaled(shapes: Aws, shape: str) -> dict[str, Any]:
+    """What names a registered target."""
+    target = {"ServiceNamespace": "sagemaker", "ScalableDimension": DIMENSION}
+    target["ResourceId"] = f"endpoint/{shape}/variant/primary"
+    shapes.scaling.register_scalable_target(**target, MinCapacity=1, MaxCapacity=3)
+    return target
+
+
+def steps(*bounds: tuple[float, float]) -> dict[str, Any]:
+    adjustments = [
+        {"MetricIntervalLowerBound": low, "MetricIntervalUpperBound": high, "ScalingAdjustment": 50}
+        for low, high in bounds
+    ]
+    configuration = {"AdjustmentType": "PercentChangeInCapacity", "StepAdjustments": adjustments}
+    return {"PolicyType": "StepScaling", "StepScalingPolicyConfiguration": configuration}
+
+
+def test_steps_and_schedules_that_make_no_sense_are_refused(shapes: Aws, scaled: dict[str, Any]) -> None:
+    put, schedule = shapes.scaling.put_scaling_policy, shapes.scaling.put_scheduled_action
+    code, action = "ValidationException", {**scaled, "ScheduledActionName": "floor", "Schedule": "cron(0 7 ? * 2-6 *)"}
+    refused(code, "At least one step", put, **scaled, PolicyName="burst", **steps())
+    refused(code, "Lower bound", put, **scaled, PolicyName="burst", **steps((5, 5)))
+    bounds = {"MinCapacity": 2}
+    for wrong in ("cron(0 7 * * 2-6)", "every morning"):
+        refused(code, "schedule expression", schedule, **{**action, "Schedule": wrong}, ScalableTargetAction=bounds)
+    refused(code, "time zone", schedule, **action, Timezone="Europe/Bonn", ScalableTargetAction=bounds)
+    refused(code, "less than", schedule, **action, ScalableTargetAction={"MinCapacity": 3, "MaxCapacity": 2})
+
+
+def test_a_changed_policy_keeps_its_arn_and_is_found_by_its_name(shapes: Aws, scaled: dict[str, Any]) -> None:
+    put, describe = shapes.scaling.put_scaling_policy, shapes.scaling.describe_scaling_policies
+    put(**scaled, PolicyName="other", **steps((0, 1)))
+    first = put(**scaled, PolicyName="burst", **steps((0, 5)))["PolicyARN"]
+    assert put(**scaled, PolicyName="burst", **steps((0, 9)))["PolicyARN"] == first
+    (found,) = describe(**scaled, PolicyNames=["burst"])["ScalingPolicies"]
+    assert found["PolicyARN"] == first
+    assert found["StepScalingPolicyConfiguration"]["StepAdjustments"][0]["MetricIntervalUpperBound"] == 9
+
+
+def test_what_scales_a_target_needs_it_and_goes_with_it(shapes: Aws, scaled: dict[str, Any]) -> None:
+    scaling, code = shapes.scaling, "ObjectNotFoundException"
+    action = {**scaled, "ScheduledActionName": "floor"}
+    floor = {"Schedule": "cron(0 7 ? * 2-6 *)", "Timezone": "Europe/Berlin", "ScalableTargetAction": {"MinCapacity": 2}}
+    scaling.put_scaling_policy(**scaled, PolicyName="burst", **steps((0, 5)))
+    scaling.put_scheduled_action(**action, **floor)
+    scaling.deregister_scalable_target(**scaled)
+    assert scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"] == []
+    assert scaling.describe_scheduled_actions(ServiceNamespace="sagemaker")["ScheduledActions"] == []
+    refused(code, "scaling policy", scaling.delete_scaling_policy, **scaled, PolicyName="burst")
+    refused(code, "scheduled action", scaling.delete_scheduled_action, **action)
+    refused(code, "scalable target", scaling.put_scaling_policy, **scaled, PolicyName="burst", **steps((0, 5)))
+    refused(code, "scalable target", scaling.put_scheduled_action, **action, **floor)
+    refused(code, "scalable target", scaling.deregister_scalable_target, **scaled)
+
+
 def test_a_recommendations_job_completes_with_the_results_handed_in_and_no_others(shapes: Aws) -> None:
     sagemaker, results = shapes.sagemaker, shapes.state / "recommendations"
     job = {"JobType": "Default", "RoleArn": ROLE, "InputConfig": {"ModelName": "bert"}}
