@@ -1,4 +1,4 @@
-"""What Inference Recommender would find, for the emulator: the first seed's table gives the figures."""
+"""What Inference Recommender would find, for the emulator, in the figures of the published table."""
 
 import json
 from pathlib import Path

@@ -17,10 +17,12 @@ from tiny_engine import order
 
 import components
 from capacity.planner import InstancePlan
+from capacity.recommendation import EndpointRate, LoadTest, RecommendationError
 from components.aws.endpoint_role import EndpointRole
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.engine_build import EngineBuild as SageMakerEngineBuild
 from components.aws.model_store import ModelStore as S3ModelStore
+from components.aws.recommendation import Recommendation
 from components.aws.triton_endpoint import TritonEndpoint
 from components.copied_model import CopiedModel
 from components.gcp.account_id import account_id
@@ -34,6 +36,7 @@ from components.kubernetes.triton_deployment import TritonDeployment
 from components.kubernetes.triton_scaling import TritonScaling
 from components.published_model import PublishedModel
 from model_repo.build import ModelArtifact
+from model_repo.spec import load_spec
 
 Component = type[pulumi.ComponentResource]
 Build = Callable[..., list[Registered]]
@@ -54,6 +57,8 @@ OTHER_PLAN = replace(
 )
 IMAGE = "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.09-py3"
 
+LOAD_TEST = LoadTest(max_invocations_per_minute_of_endpoint=EndpointRate(30_000), max_latency_p95_ms=500)
+
 # Each component, and for each of its arguments a value and another one.
 ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
     EndpointRole: {
@@ -73,6 +78,16 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "bucket_arn": ("arn:aws:s3:::a", "arn:aws:s3:::b"),
         "source_uri": ("s3://a", "s3://b"),
         "image": (IMAGE, IMAGE.replace("25.09", "24.09")),
+        "region": ("us-east-1", "eu-west-1"),
+    },
+    Recommendation: {
+        "spec": (load_spec("bert-small"), load_spec("resnet50")),
+        "variant": ("trt-db", "trt-ig-db"),
+        "model_name": ("a", "b"),
+        "instance_types": (["ml.g4dn.xlarge"], ["ml.g4dn.xlarge", "ml.g4dn.12xlarge"]),
+        "load_test": (LOAD_TEST, replace(LOAD_TEST, max_latency_p95_ms=200)),
+        "bucket": ("a", "b"),
+        "role_arn": ("arn:a", "arn:b"),
         "region": ("us-east-1", "eu-west-1"),
     },
     S3ModelStore: {},
@@ -300,6 +315,27 @@ def test_the_endpoint_scales_between_the_plan_s_bounds_at_its_target(build: Buil
     assert tracking["targetValue"] == PLAN.scaling_target_per_minute
     metric = tracking["predefinedMetricSpecification"]["predefinedMetricType"]
     assert metric == "SageMakerVariantInvocationsPerInstance"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"instance_types": ["ml.g5.xlarge"]}, '"ml.g5.xlarge" has no T4; one of ml.g4dn.xlarge, '),
+        ({"load_test": replace(LOAD_TEST, environment={"A": ("1", "2")})}, "environment: A has several values"),
+        (
+            {
+                "load_test": replace(LOAD_TEST, job_duration_s=1500),
+                "instance_types": ["ml.g4dn.xlarge", "ml.g4dn.12xlarge"],
+            },
+            "3000 s that 2 tests",
+        ),
+    ],
+)
+def test_a_recommendation_that_could_not_be_measured_is_refused_by_the_preview(
+    changed: dict[str, Any], said: str, build: Build
+) -> None:
+    with pytest.raises(RecommendationError, match=re.escape(said)):
+        build(Recommendation, **changed)
 
 
 # --- Google Cloud -----------------------------------------------------------------------------------------------------
