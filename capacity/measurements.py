@@ -1,6 +1,7 @@
 """Load-test results: what one instance of a type sustains with one variant of a model."""
 
 import csv
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,42 @@ def _read_row(path: Path, line: int, row: dict[str, str]) -> Measurement:
         raise MeasurementError(f'{path}:{line}: {column}: "{first["input"]}": {first["msg"]}') from error
     except ValueError as error:
         raise MeasurementError(f"{path}:{line}: variant: {error}") from error
+
+
+def write_measurements(path: Path, rows: Iterable[Measurement]) -> None:
+    """Write measurements into a CSV file, beside what it has of other variants and instance types.
+
+    A row of the same variant and instance type is replaced where it stands; the file changes as a whole or not at all.
+
+    Args:
+        path: A file of measurements, or one that is yet to be made in a folder that is there.
+        rows: What was measured.
+
+    Raises:
+        MeasurementError: The file holds something else, or cannot be written: it is left as it was.
+    """
+    known = read_measurements(path) if path.exists() else ()
+    merged = {(row.variant, row.instance_type): row for row in (*known, *rows)}
+    try:
+        # In the same folder: a rename is atomic within one file system only.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+            written = Path(scratch) / path.name
+            with written.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(Measurement.model_fields), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(
+                    {column: _cell(value) for column, value in row.model_dump().items()} for row in merged.values()
+                )
+            written.replace(path)
+    except OSError as error:
+        raise MeasurementError(
+            f"{path}: cannot be written: {error.strerror}; name a file in a folder of yours"
+        ) from error
+
+
+def _cell(value: object) -> object:
+    """A whole number without the ".0" that a float is printed with."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True)

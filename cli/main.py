@@ -4,7 +4,10 @@ import sys
 
 import typer
 
-from cli import local, model, stack
+from capacity.measurements import MeasurementError
+from capacity.recommendation import RecommendationError
+from capacity.recommender import RecommenderError
+from cli import local, model, recommend, stack
 from cli.steps import console
 from delivery.smoke import SmokeError
 from delivery.stack import StackError
@@ -30,7 +33,7 @@ from stacks.settings import SettingsError
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="NVIDIA Triton on SageMaker and GKE: the local stack, previews and models.",
+    help="NVIDIA Triton on SageMaker and GKE: the local stack, previews, models and load tests.",
     pretty_exceptions_enable=False,
 )
 app.command()(local.up)
@@ -39,6 +42,7 @@ app.command()(local.status)
 app.command()(local.env)
 app.command()(stack.preview)
 app.add_typer(model.app, name="model")
+app.add_typer(recommend.app, name="recommend")
 
 # What a user can mend: its text is the whole message.
 _USER_ERRORS = (
@@ -49,11 +53,14 @@ _USER_ERRORS = (
     EngineError,
     LoadError,
     ManifestError,
+    MeasurementError,
     NotBuilt,
     NotReadyError,
     PlacementError,
     PublishError,
     RecipeError,
+    RecommendationError,
+    RecommenderError,
     SettingsError,
     SmokeError,
     SpecError,

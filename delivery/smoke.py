@@ -14,6 +14,7 @@ import requests
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
+from model_repo.payload import request_body
 from model_repo.sample import Array
 from model_repo.spec import ModelSpec
 from observability.end_to_end import publish_latencies
@@ -148,31 +149,16 @@ def _invoke_endpoint(
     client: "SageMakerRuntimeClient", endpoint: str, spec: ModelSpec, inputs: dict[str, Array]
 ) -> _Reply:
     response = client.invoke_endpoint(
-        EndpointName=endpoint, ContentType="application/json", Body=json.dumps(_request(spec, inputs))
+        EndpointName=endpoint, ContentType="application/json", Body=json.dumps(request_body(spec, inputs))
     )
     return _response(json.loads(response["Body"].read())), response["InvokedProductionVariant"]
 
 
 def _infer_http(url: str, spec: ModelSpec, inputs: dict[str, Array]) -> _Reply:
-    response = requests.post(f"{url}/v2/models/{spec.name}/infer", json=_request(spec, inputs), timeout=_TIMEOUT_S)
+    response = requests.post(f"{url}/v2/models/{spec.name}/infer", json=request_body(spec, inputs), timeout=_TIMEOUT_S)
     if not response.ok:
         raise requests.HTTPError(f"{response.status_code}: {response.text}", response=response)
     return _response(response.json()), None
-
-
-def _request(spec: ModelSpec, inputs: dict[str, Array]) -> dict[str, Any]:
-    """The JSON of KServe's v2 protocol, which Triton speaks on both targets."""
-    return {
-        "inputs": [
-            {
-                "name": tensor.name,
-                "datatype": tensor.dtype,
-                "shape": list(inputs[tensor.name].shape),
-                "data": inputs[tensor.name].ravel().tolist(),
-            }
-            for tensor in spec.inputs
-        ]
-    }
 
 
 def _response(body: dict[str, Any]) -> dict[str, Array]:

@@ -3,9 +3,8 @@
 Run as ``python -m localcloud.aws_emulator --port PORT --state FOLDER``. Added here, in memory as all of moto's:
 
 - SageMaker: UpdateEndpoint with its rollback alarms, LastDeploymentConfig, shadow variants, refusal of duplicates, real
-  hosting (:mod:`localcloud.hosting`), and Inference Recommender jobs. Such a job measures nothing here: it stays
-  IN_PROGRESS until its results are handed in as ``<state>/recommendations/<job>.json``, a list of the API's
-  ``InferenceRecommendation``.
+  hosting (:mod:`localcloud.hosting`), and Inference Recommender jobs, whose results are handed in
+  (:mod:`localcloud.recommender`).
 - SageMaker: processing jobs run their entrypoint as a process (:mod:`localcloud.processing`), where moto's complete at
   once and do nothing.
 - SageMaker: the deletion of model packages and their groups (:mod:`localcloud.model_registry`).
@@ -51,7 +50,7 @@ from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.s3.models import FakeBucket
 from moto.sagemaker import urls as sagemaker_urls
-from moto.sagemaker.exceptions import ResourceInUseException, ResourceNotFound, ValidationError
+from moto.sagemaker.exceptions import ResourceInUseException, ValidationError
 from moto.sagemaker.models import FakeEndpoint, sagemaker_backends
 from moto.sagemakerruntime import urls as runtime_urls
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
@@ -63,6 +62,7 @@ from localcloud.judge import Judge
 from localcloud.model_registry import ModelRegistry
 from localcloud.pod import LOOPBACK
 from localcloud.processing import Processing
+from localcloud.recommender import Recommender
 from localcloud.triton import TritonError
 
 _STARTUP_SECONDS = 300
@@ -77,9 +77,7 @@ class SageMaker(ModelRegistry):
     hosting: ClassVar[Hosting | None] = None
     """None: endpoints are in service at once, and nothing runs."""
     processing: ClassVar[Processing]
-    state: ClassVar[Path]
-    jobs: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Inference Recommender jobs by name, in the form in which the API describes them."""
+    recommender: ClassVar[Recommender]
 
     def create_model(self) -> ActionResult:
         """As moto, which accepts duplicates and forgets network isolation."""
@@ -164,48 +162,39 @@ class SageMaker(ModelRegistry):
         return EmptyResult()
 
     def create_inference_recommendations_job(self) -> ActionResult:
-        """Record a job."""
-        name = self._get_param("JobName")
-        if name in self.jobs:
-            raise ResourceInUseException(f"Job {name} already exists")
-        now = datetime.now(UTC)
-        arn = f"arn:aws:sagemaker:{self.region}:{self.current_account}:inference-recommendations-job/{name}"
-        job = {"JobArn": arn, "Status": "IN_PROGRESS", "CreationTime": now, "LastModifiedTime": now}
-        self.jobs[name] = {"JobDescription": "", **self._get_params(), **job}
-        return ActionResult({"JobArn": arn})
+        """Record a job, of a model and a role that are there."""
+        self._judge().role(self._get_param("RoleArn"))
+        model = self._get_param("InputConfig").get("ModelName")
+        if model is not None:
+            self.sagemaker_backend.describe_model(model)  # raises what SageMaker answers when there is none
+        arn = f"arn:aws:sagemaker:{self.region}:{self.current_account}:inference-recommendations-job"
+        return ActionResult(self.recommender.create(self._get_params(), arn))
 
     def describe_inference_recommendations_job(self) -> ActionResult:
         """Describe a job, with the results that were handed in."""
-        return ActionResult(self._job(self._get_param("JobName")))
+        return ActionResult(self.recommender.describe(self._get_param("JobName")))
 
     def list_inference_recommendations_jobs(self) -> ActionResult:
-        """List all jobs, in one page."""
-        return ActionResult({"InferenceRecommendationsJobs": list(map(self._job, self.jobs))})
+        """List jobs, in one page."""
+        return ActionResult(self.recommender.jobs(self._get_param("NameContains", "")))
 
     def list_inference_recommendations_job_steps(self) -> ActionResult:
-        """List one benchmark for each result that was handed in."""
-        job = self._job(self._get_param("JobName"))
-        step = {"StepType": "BENCHMARK", "JobName": job["JobName"], "Status": job["Status"]}
-        results = job.get("InferenceRecommendations", [])
-        return ActionResult({"Steps": [{**step, "InferenceBenchmark": result} for result in results]})
+        """List a job's benchmarks, in one page."""
+        return ActionResult(self.recommender.steps(self._get_param("JobName")))
 
     def stop_inference_recommendations_job(self) -> ActionResult:
         """Stop a job: results that are handed in later come too late."""
-        self._job(self._get_param("JobName"))["Status"] = "STOPPED"
+        self.recommender.stop(self._get_param("JobName"))
         return EmptyResult()
 
     def _judge(self) -> Judge:
         loads = self.hosting is not None
         return Judge(self.current_account, self.region, Account.read(self.state), loads)
 
-    def _job(self, name: str) -> dict[str, Any]:
-        if name not in self.jobs:
-            raise ResourceNotFound(f"Could not find inference recommendations job {name}")
-        job, results = self.jobs[name], self.state / "recommendations" / f"{name}.json"
-        if job["Status"] == "IN_PROGRESS" and results.exists():
-            job |= {"Status": "COMPLETED", "CompletionTime": datetime.now(UTC)}
-            job["InferenceRecommendations"] = json.loads(results.read_bytes())
-        return job
+    def get_scaling_configuration_recommendation(self) -> ActionResult:
+        """Advise on scaling, as was handed in."""
+        name, recommendation = self._get_param("InferenceRecommendationsJobName"), self._get_param("RecommendationId")
+        return ActionResult(self.recommender.scaling(name, recommendation))
 
     def _new_name(self, parameter: str, existing: dict[str, Any]) -> str:
         name: str = self._get_param(parameter)
@@ -459,7 +448,7 @@ def _main() -> None:
     autoscaling_urls.url_paths["{0}/$"] = ApplicationAutoScaling.dispatch
     runtime_urls.url_paths["{0}/endpoints/(?P<name>[^/]+)/invocations$"] = SageMakerRuntime.dispatch
     FakeBucket.get_permission = _permission
-    SageMaker.state = arguments.state
+    SageMaker.recommender = Recommender(arguments.state / "recommendations")
     session: Any = boto3.Session("local", "local", region_name="us-east-1")
     s3 = session.resource("s3", endpoint_url=f"http://{LOOPBACK}:{arguments.port}")
     SageMaker.processing = Processing(arguments.state, s3)

@@ -9,7 +9,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from cli import local, model
+from cli import local, model, recommend
 from cli.main import app, main
 from cli.status import show_status
 from delivery.smoke import Answer
@@ -22,7 +22,12 @@ MODEL_COMMANDS = [
     *("list", "show", "render", "place", "build", "check"),
     *("publish", "copy", "verify", "prune", "archive", "export", "bench"),
 ]
-COMMANDS = [["up"], ["down"], ["status"], ["env"], ["preview"], *(["model", each] for each in MODEL_COMMANDS)]
+RECOMMEND_COMMANDS = ["run", "suggest", "show", "save", "stop"]
+COMMANDS = [
+    *(["up"], ["down"], ["status"], ["env"], ["preview"]),
+    *(["model", each] for each in MODEL_COMMANDS),
+    *(["recommend", each] for each in RECOMMEND_COMMANDS),
+]
 STATUS = TargetStatus(
     target="sagemaker",
     endpoint="triton-dev-4cce0e5",
@@ -39,7 +44,7 @@ STATUS = TargetStatus(
 
 
 def test_every_command_is_listed_here() -> None:
-    groups = {"model": typer.main.get_group(model.app)}
+    groups = {"model": typer.main.get_group(model.app), "recommend": typer.main.get_group(recommend.app)}
     listed: list[list[str]] = []
     for name in GROUP.commands:
         listed += [[name, each] for each in groups[name].commands] if name in groups else [[name]]

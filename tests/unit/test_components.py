@@ -19,12 +19,14 @@ import components
 from capacity.autoscaling import ScheduledRate, endpoint_scaling
 from capacity.measurements import Measurement
 from capacity.planner import InstancePlan
+from capacity.recommendation import EndpointRate, LoadTest, RecommendationError
 from components.aws.deployment import Deployment
 from components.aws.endpoint_alarms import EndpointAlarms
 from components.aws.endpoint_role import EndpointRole
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.engine_build import EngineBuild as SageMakerEngineBuild
 from components.aws.model_store import ModelStore as S3ModelStore
+from components.aws.recommendation import Recommendation
 from components.aws.registered_model import RegisteredModel
 from components.aws.triton_endpoint import TritonEndpoint
 from components.copied_model import CopiedModel
@@ -39,6 +41,7 @@ from components.kubernetes.triton_deployment import TritonDeployment
 from components.kubernetes.triton_scaling import TritonScaling
 from components.published_model import PublishedModel
 from model_repo.build import ModelArtifact
+from model_repo.spec import load_spec
 from observability.slo import Slo
 
 Component = type[pulumi.ComponentResource]
@@ -86,6 +89,8 @@ VPC = {"subnets": ["subnet-0a"], "security_group_ids": ["sg-0a"]}
 CAPTURE = {"uri": "s3://a/captured", "percent": 10, "kms_key_arn": KEY}
 CHALLENGER = {"model_uri": "s3://c", "mode": "shadow", "percent": 10, "plan": OTHER_PLAN}
 
+LOAD_TEST = LoadTest(max_invocations_per_minute_of_endpoint=EndpointRate(30_000), max_latency_p95_ms=500)
+
 # Each component, and for each of its arguments a value and another one.
 ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
     EndpointAlarms: {
@@ -131,6 +136,16 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "image": (IMAGE, "other"),
         "environment": ({"KEY": "a"}, {"KEY": "b"}),
         "instance_type": ("ml.g4dn.xlarge", "ml.g4dn.2xlarge"),
+    },
+    Recommendation: {
+        "spec": (load_spec("bert-small"), load_spec("resnet50")),
+        "variant": ("trt-db", "trt-ig-db"),
+        "model_name": ("a", "b"),
+        "instance_types": (["ml.g4dn.xlarge"], ["ml.g4dn.xlarge", "ml.g4dn.12xlarge"]),
+        "load_test": (LOAD_TEST, replace(LOAD_TEST, max_latency_p95_ms=200)),
+        "bucket": ("a", "b"),
+        "role_arn": ("arn:a", "arn:b"),
+        "region": ("us-east-1", "eu-west-1"),
     },
     TritonEndpoint: {
         "region": ("us-east-1", "eu-west-1"),
@@ -455,6 +470,27 @@ def test_a_schedule_moves_the_floor_and_nothing_else(build: Build) -> None:
     assert (action["schedule"], action["timezone"]) == (MORNING.schedule, MORNING.timezone)
     assert action["scalableTargetAction"] == {"minCapacity": 5}
     assert action["resourceId"] == "endpoint/a/variant/triton"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"instance_types": ["ml.g5.xlarge"]}, '"ml.g5.xlarge" has no T4; one of ml.g4dn.xlarge, '),
+        ({"load_test": replace(LOAD_TEST, environment={"A": ("1", "2")})}, "environment: A has several values"),
+        (
+            {
+                "load_test": replace(LOAD_TEST, job_duration_s=1500),
+                "instance_types": ["ml.g4dn.xlarge", "ml.g4dn.12xlarge"],
+            },
+            "3000 s that 2 tests",
+        ),
+    ],
+)
+def test_a_recommendation_that_could_not_be_measured_is_refused_by_the_preview(
+    changed: dict[str, Any], said: str, build: Build
+) -> None:
+    with pytest.raises(RecommendationError, match=re.escape(said)):
+        build(Recommendation, **changed)
 
 
 # --- Google Cloud -----------------------------------------------------------------------------------------------------
