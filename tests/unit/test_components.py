@@ -59,8 +59,15 @@ PLAN = InstancePlan(
     formula="",
 )
 OTHER_PLAN = replace(
-    PLAN, instance_type="n1-standard-4", min_count=3, count=6, max_count=9, scaling_target_per_minute=12.5
+    PLAN,
+    instance_type="n1-standard-4",
+    max_invocations_per_minute_per_instance=20,
+    min_count=3,
+    count=6,
+    max_count=9,
+    scaling_target_per_minute=12.5,
 )
+SAGEMAKER_PLAN = replace(PLAN, instance_type="ml.g4dn.2xlarge")
 MORNING = ScheduledRate(schedule="cron(0 7 ? * MON-FRI *)", timezone="Europe/Berlin", rps=100)
 IMAGE = "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.09-py3"
 
@@ -89,10 +96,10 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
     TritonEndpoint: {
         "model": ("bert", "resnet50"),
         "model_uri": ("s3://a", "s3://b"),
-        "role_arn": ("arn:a", "arn:b"),
+        "role_arn": ("arn:aws:iam::123456789012:role/a", "arn:aws:iam::123456789012:role/b"),
         "image": (IMAGE, "other"),
-        "inference_ami_version": ("a", "b"),
-        "plan": (PLAN, OTHER_PLAN),
+        "inference_ami_version": ("al2-ami-sagemaker-inference-gpu-2", "al2-ami-sagemaker-inference-gpu-3-1"),
+        "plan": (SAGEMAKER_PLAN, replace(SAGEMAKER_PLAN, count=6)),
     },
     GpuCluster: {
         "project": ("a", "b"),
@@ -293,7 +300,7 @@ def test_the_s3_bucket_drops_old_versions_and_unfinished_uploads_and_nothing_els
 def test_the_endpoint_starts_with_the_plan_s_count_and_its_model_reaches_no_network(build: Build) -> None:
     registered = build(TritonEndpoint)
     (variant,) = inputs(registered, "configuration")["productionVariants"]
-    assert (variant["instanceType"], variant["initialInstanceCount"]) == (PLAN.instance_type, PLAN.count)
+    assert (variant["instanceType"], variant["initialInstanceCount"]) == ("ml.g4dn.2xlarge", PLAN.count)
     model = inputs(registered, "model")
     assert model["enableNetworkIsolation"] is True
     (source,) = model["primaryContainer"]["modelDataSource"]["s3DataSources"]
