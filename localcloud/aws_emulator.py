@@ -77,6 +77,7 @@ class SageMaker(ModelRegistry):
     hosting: ClassVar[Hosting | None] = None
     """None: endpoints are in service at once, and nothing runs."""
     processing: ClassVar[Processing]
+    state: ClassVar[Path]
     recommender: ClassVar[Recommender]
 
     def create_model(self) -> ActionResult:
@@ -280,7 +281,7 @@ class SageMakerRuntime(SageMakerRuntimeResponse):
         return failed, headers, json.dumps(body)
 
 
-class ObjectNotFoundException(JsonRESTError):
+class ObjectNotFoundError(JsonRESTError):
     """What Application Auto Scaling says of a target, policy or action that is not there."""
 
     def __init__(self, what: str) -> None:
@@ -319,10 +320,11 @@ class ApplicationAutoScaling(ApplicationAutoScalingResponse):
     def put_scaling_policy(self) -> str:
         """As moto, which takes steps in any order and a policy of nothing, and gives a changed policy another ARN."""
         target, policies = self._target(), self.applicationautoscaling_backend.policies
-        steps = (self._get_param("StepScalingPolicyConfiguration") or {}).get("StepAdjustments")
+        configuration: dict[str, Any] = self._get_param("StepScalingPolicyConfiguration") or {}
+        steps: list[dict[str, float]] = configuration.get("StepAdjustments", [])
         if self._get_param("PolicyType") == "StepScaling" and not steps:
             raise AWSValidationException("At least one step adjustment must be specified for a step scaling policy")
-        for step in steps or []:
+        for step in steps:
             if step.get("MetricIntervalLowerBound", -math.inf) >= step.get("MetricIntervalUpperBound", math.inf):
                 raise AWSValidationException("Lower bound of a step adjustment must be less than its upper bound")
         key = "\t".join((*target, self._get_param("PolicyName")))
@@ -341,7 +343,7 @@ class ApplicationAutoScaling(ApplicationAutoScalingResponse):
     def delete_scaling_policy(self) -> str:
         """As moto, whose error is another."""
         if "\t".join((*self._key(), self._get_param("PolicyName"))) not in self.applicationautoscaling_backend.policies:
-            raise ObjectNotFoundException("scaling policy")
+            raise ObjectNotFoundError("scaling policy")
         return super().delete_scaling_policy()
 
     def put_scheduled_action(self) -> str:
@@ -352,7 +354,7 @@ class ApplicationAutoScaling(ApplicationAutoScalingResponse):
             raise AWSValidationException(f"Invalid schedule expression: {schedule}")
         if timezone and timezone not in available_timezones():
             raise AWSValidationException(f"Invalid time zone: {timezone}")
-        bounds = self._get_param("ScalableTargetAction") or {}
+        bounds: dict[str, int] = self._get_param("ScalableTargetAction") or {}
         _require_order(bounds.get("MinCapacity", 0), bounds.get("MaxCapacity", sys.maxsize))
         return super().put_scheduled_action()
 
@@ -361,7 +363,7 @@ class ApplicationAutoScaling(ApplicationAutoScalingResponse):
         wanted = (self._key(), self._get_param("ScheduledActionName"))
         actions = self.applicationautoscaling_backend.scheduled_actions
         if wanted not in [(_target_of(each), each.scheduled_action_name) for each in actions]:
-            raise ObjectNotFoundException("scheduled action")
+            raise ObjectNotFoundError("scheduled action")
         return super().delete_scheduled_action()
 
     def _key(self) -> tuple[str, str, str]:
@@ -372,7 +374,7 @@ class ApplicationAutoScaling(ApplicationAutoScalingResponse):
         """The target that the request names, which must be there."""
         key = self._key()
         if key[1] not in self.applicationautoscaling_backend.targets.get(key[2], {}):
-            raise ObjectNotFoundException(f"scalable target {key[1]}")
+            raise ObjectNotFoundError(f"scalable target {key[1]}")
         return key
 
 

@@ -129,12 +129,16 @@ def from_aws(value: Value, kind: Type, of: Schema) -> Value:
             return {pair.get("Key", pair.get("Name")): pair["Value"] for pair in cast("list[Object]", value)}
         case "boolean" | "integer" | "number" if isinstance(value, str):
             return json.loads(value)
-        case "string" if isinstance(value, float):  # as the official plugin writes a number: 1, not 1.0
-            return f"{value:.15g}"
         case "string" | {"anyOf": _}:
-            return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+            return _text(value)
         case _:
             return value
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, float):  # as the official plugin writes it: 1, not 1.0
+        return f"{value:.15g}"
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
 
 # --- S3's own ways ----------------------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ def from_aws(value: Value, kind: Type, of: Schema) -> Value:
 def _bucket_request(inputs: Object) -> Object:
     region = inputs["region"]
     place = {} if region == "us-east-1" else {"createBucketConfiguration": {"locationConstraint": region}}
-    return {"bucket": inputs["bucket"]} | place
+    return inputs | place
 
 
 def _bucket_outputs(bucket: Object) -> Object:
@@ -206,6 +210,52 @@ PREPARE: dict[str, Callable[[Object], Object]] = {
 }
 ANSWER: dict[str, Callable[[Object], Object]] = {ALARM: _alarm_answer}
 OUTPUTS: dict[str, Callable[[Object], Object]] = {BUCKET: _bucket_outputs, OBJECT: _object_outputs}
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def sendable(token: str, inputs: Object, region: str) -> Object:
+    """Return those inputs of a resource that are for AWS: its tags are sent by an operation of their own."""
+    unsent = {"region", "forceDestroy", "forceDetachPolicies", "namePrefix", "bucketPrefix", DEFAULTS}
+    if ROWS[token].tagging:
+        unsent.add("tags")
+    prepared = PREPARE.get(token, dict)(inputs | {"region": region})
+    return {key: value for key, value in prepared.items() if key not in unsent}
+
+
+def tag_set(tags: Object) -> Object:
+    """Return tags as the operations that add them call them."""
+    return {"tags": tags, "tagging": {"tagSet": tags}}
+
+
+def request(token: str, operation: str, properties: Object, service: Value) -> tuple[str, Object]:
+    """Return an operation's name in the API and its parameters: those properties that it has members for.
+
+    Args:
+        token: the resource type.
+        operation: a method of the service's boto3 client.
+        properties: by Pulumi's names.
+        service: the `botocore.model.ServiceModel` of the type's service.
+
+    Raises:
+        ProviderError: the operation creates, and has no member for a property.
+    """
+    from botocore import xform_name  # noqa: PLC0415 - as above
+
+    row = ROWS[token]
+    name = next(each for each in service.operation_names if xform_name(each) == operation)
+    shape: Value = service.operation_model(name).input_shape
+    sent, inside = Object(), Object()
+    for key, value in properties.items():
+        member = row.names.get(key, key)
+        if value is not None and _member(shape.members, member):
+            sent[member] = value
+        elif operation == row.create:
+            inside[key] = value
+    if inside:
+        sent |= {row.wrap: inside} if row.wrap else inside
+    return name, to_aws(sent, shape, token)
 
 
 # --- the provider -----------------------------------------------------------------------------------------------------
@@ -295,27 +345,17 @@ class Aws(Provider):
         Raises:
             ProviderError: the operation creates, and has no member for a property.
         """
-        row, client = self.kind(resource.token), self.client(self.kind(resource.token).service, self._region(resource))
-        shape: Value = client.meta.service_model.operation_model(
-            client.meta.method_to_api_mapping[operation]
-        ).input_shape
-        sent, inside = Object(), Object()
-        for key, value in properties.items():
-            name = row.names.get(key, key)
-            if value is not None and _member(shape.members, name):
-                sent[name] = value
-            elif operation == row.create:
-                inside[key] = value
-        if inside:
-            sent |= {row.wrap: inside} if row.wrap else inside
-        return getattr(client, operation)(**to_aws(sent, shape, resource.token))
+        row = self.kind(resource.token)
+        client = self.client(row.service, self._region(resource))
+        _, parameters = request(resource.token, operation, properties, client.meta.service_model)
+        return getattr(client, operation)(**parameters)
 
     def create(self, resource: Resource) -> Resource:
         """Create it; what cannot be finished is deleted."""
         row = self.kind(resource.token)
         if row.name in row.keys and self.read(resource) is not None:
             raise ProviderError(f"{resource.token} {row.id.format(**resource.inputs)} already exists.")
-        answer = self.call(resource, row.create, self._request(resource))
+        answer = self.call(resource, row.create, sendable(resource.token, resource.inputs, self._region(resource)))
         made = self._properties(resource, answer)
         resource = replace(resource, id=row.id.format(**{**resource.inputs, **made}), state=made)
         try:
@@ -325,14 +365,6 @@ class Aws(Provider):
             self.delete(resource)
             raise
         return resource
-
-    def _request(self, resource: Resource) -> Object:
-        unsent = {"region", "forceDestroy", "forceDetachPolicies", "namePrefix", "bucketPrefix", DEFAULTS}
-        row = self.kind(resource.token)
-        if row.tagging:
-            unsent.add("tags")
-        prepared = PREPARE.get(resource.token, dict)(resource.inputs | {"region": self._region(resource)})
-        return {key: value for key, value in prepared.items() if key not in unsent}
 
     def _finish(self, resource: Resource, inputs: Object) -> None:
         """Set the tags, and wait for what takes time."""
@@ -345,7 +377,7 @@ class Aws(Provider):
             if gone := list(set(before) - set(tags)):
                 self.call(resource, remove, keys | {"tagKeys": gone})
             if tags:
-                self.call(resource, add, keys | {"tags": tags, "tagging": {"tagSet": tags}})
+                self.call(resource, add, keys | tag_set(tags))
         if resource.token == ENDPOINT:
             self._await_endpoint(resource)
 
@@ -436,7 +468,8 @@ class Aws(Provider):
         row = self.kind(resource.token)
         before = self.compared(resource.token, resource.inputs, resource.state)
         if row.update and _but_tags(before) != _but_tags(news):
-            self.call(resource, row.update, self._keys(resource) | self._request(replace(resource, inputs=news)))
+            sent = sendable(resource.token, news, self._region(replace(resource, inputs=news)))
+            self.call(resource, row.update, self._keys(resource) | sent)
         if row.service == "iam" and "assumeRolePolicy" in news:
             policy = news["assumeRolePolicy"]
             self.call(resource, "update_assume_role_policy", self._keys(resource) | {"policyDocument": policy})

@@ -67,8 +67,15 @@ PLAN = InstancePlan(
     formula="",
 )
 OTHER_PLAN = replace(
-    PLAN, instance_type="n1-standard-4", min_count=3, count=6, max_count=9, scaling_target_per_minute=12.5
+    PLAN,
+    instance_type="n1-standard-4",
+    max_invocations_per_minute_per_instance=20,
+    min_count=3,
+    count=6,
+    max_count=9,
+    scaling_target_per_minute=12.5,
 )
+SAGEMAKER_PLAN = replace(PLAN, instance_type="ml.g4dn.2xlarge")
 MORNING = ScheduledRate(schedule="cron(0 7 ? * MON-FRI *)", timezone="Europe/Berlin", rps=100)
 MEASUREMENT = Measurement(
     variant="trt-db",
@@ -87,7 +94,7 @@ KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890
 VPC = {"subnets": ["subnet-0a"], "security_group_ids": ["sg-0a"]}
 
 CAPTURE = {"uri": "s3://a/captured", "percent": 10, "kms_key_arn": KEY}
-CHALLENGER = {"model_uri": "s3://c", "mode": "shadow", "percent": 10, "plan": OTHER_PLAN}
+CHALLENGER = {"model_uri": "s3://c", "mode": "shadow", "percent": 10, "plan": SAGEMAKER_PLAN}
 
 LOAD_TEST = LoadTest(max_invocations_per_minute_of_endpoint=EndpointRate(30_000), max_latency_p95_ms=500)
 
@@ -153,10 +160,10 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "model": ("bert", "resnet50"),
         "model_uri": ("s3://a", "s3://b"),
         "model_size_bytes": (10**9, 10**10),
-        "role_arn": ("arn:a", "arn:b"),
+        "role_arn": ("arn:aws:iam::123456789012:role/a", "arn:aws:iam::123456789012:role/b"),
         "image": (IMAGE, "other"),
-        "inference_ami_version": ("a", "b"),
-        "plan": (PLAN, OTHER_PLAN),
+        "inference_ami_version": ("al2-ami-sagemaker-inference-gpu-2", "al2-ami-sagemaker-inference-gpu-3-1"),
+        "plan": (SAGEMAKER_PLAN, replace(SAGEMAKER_PLAN, count=6)),
         "deployment": (Deployment("all-at-once", wait_s=0), Deployment("canary", wait_s=60, step_percent=10)),
         "rollback_alarms": (["slow"], ["slow", "failing"]),
         "vpc": (VPC, {**VPC, "subnets": ["subnet-0b"]}),
@@ -422,7 +429,7 @@ def test_the_s3_bucket_drops_old_versions_and_unfinished_uploads_and_nothing_els
 def test_the_endpoint_starts_with_the_plan_s_count_and_its_model_reaches_no_network(build: Build) -> None:
     registered = build(TritonEndpoint)
     (variant,) = inputs(registered, "configuration")["productionVariants"]
-    assert (variant["instanceType"], variant["initialInstanceCount"]) == (PLAN.instance_type, PLAN.count)
+    assert (variant["instanceType"], variant["initialInstanceCount"]) == ("ml.g4dn.2xlarge", PLAN.count)
     model = inputs(registered, "model")
     assert model["enableNetworkIsolation"] is True
     (source,) = model["primaryContainer"]["modelDataSource"]["s3DataSources"]
