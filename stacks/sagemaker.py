@@ -47,15 +47,20 @@ def deploy(
     scaling = _scaling(f"{name}-scaling", settings, endpoint, PRODUCTION_VARIANT, plan)
     if challenger and settings.sagemaker.challenger and settings.sagemaker.challenger.mode == "production":
         _scaling(f"{name}-challenger-scaling", settings, endpoint, CHALLENGER_VARIANT, challenger)
+    registered = _registered(f"{name}-registered", settings, name, stored)
     outputs: dict[str, Any] = {
         "endpoint": endpoint.endpoint_name,
         "region": settings.aws_region,
         "model": model.name,
         "digest": stored.digest,
         "model_uri": stored.uri,
+        "model_package": registered.package_arn,
         "plan": asdict(plan),
         "scaling": scaling.description,
     }
+    if settings.sagemaker.recommendation:
+        measured = _recommendation(f"{name}-recommendation", settings, settings.sagemaker.recommendation, store, endpoint)
+        outputs["measurements"] = measured.measurements
     return outputs, stored
 
 
@@ -149,6 +154,43 @@ def _scaling(
     policy = endpoint_scaling(plan, metric=settings.sagemaker.scaling_metric, profile=settings.traffic.profile)
     return EndpointScaling(
         name, {"endpoint_name": endpoint.endpoint_name, "production_variant": variant, "policy": policy}
+    )
+
+
+def _registered(name: str, settings: Settings, group: str, stored: StoredModel) -> RegisteredModel:
+    return RegisteredModel(
+        name,
+        {
+            "group": group,
+            "region": settings.aws_region,
+            "digest": stored.digest,
+            "variant": settings.model.variant,
+            "model_uri": stored.uri,
+            "image": triton_releases()[settings.triton.release].sagemaker_image(settings.aws_region),
+            "environment": container_environment(stored.name),
+            "instance_type": settings.sagemaker.instance_type,
+        },
+    )
+
+
+def _recommendation(
+    name: str, settings: Settings, asked: RecommendationSettings, store: ModelStore, endpoint: TritonEndpoint
+) -> Recommendation:
+    return Recommendation(
+        name,
+        {
+            "spec": load_spec(settings.model.name),
+            "variant": settings.model.variant,
+            "model_name": endpoint.model_name,
+            "instance_types": asked.instance_types,
+            "load_test": LoadTest(
+                max_latency_p95_ms=round(settings.slo.latency_ms),
+                max_invocations_per_minute_of_endpoint=round(settings.traffic.peak_rps * SECONDS_PER_MINUTE),
+            ),
+            "bucket": store.bucket,
+            "role_arn": asked.role_arn,
+            "region": settings.aws_region,
+        },
     )
 
 

@@ -14,13 +14,6 @@ from components.aws.served_configuration import ServedConfiguration
 PRODUCTION_VARIANT = "triton"
 CHALLENGER_VARIANT = "challenger"
 
-JSON_TYPE = "application/json"
-BINARY_TYPE = "application/vnd.sagemaker-triton.binary+json"
-"""Triton's binary tensors, as its SageMaker listener takes them; the header's size follows as a parameter.
-
-https://docs.aws.amazon.com/sagemaker/latest/dg/triton-inference-server.html
-"""
-
 
 class DataCapture(TypedDict):
     """What is kept of requests and answers."""
@@ -93,11 +86,14 @@ class TritonEndpoint(pulumi.ComponentResource):
 
     endpoint_name: pulumi.Output[str]
     """Known once the endpoint serves its configuration."""
+    model_name: pulumi.Output[str]
+    """Of the SageMaker model that it serves."""
 
     def __init__(self, name: str, args: TritonEndpointArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("triton-stack:aws:TritonEndpoint", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
-        configuration = _configuration(name, args, child)
+        model = _model(f"{name}-model", args["model_uri"], args, child)
+        configuration = _configuration(name, args, model, child)
         endpoint = aws.sagemaker.Endpoint(
             name,
             name=args["endpoint_name"],
@@ -115,44 +111,40 @@ class TritonEndpoint(pulumi.ComponentResource):
             configuration_name=configuration.name,
             opts=child,
         )
+        self.model_name = model.name
         self.endpoint_name = pulumi.Output.all(endpoint.name, served.id).apply(lambda values: str(values[0]))
-        self.register_outputs({"endpoint_name": self.endpoint_name})
+        self.register_outputs({"endpoint_name": self.endpoint_name, "model_name": self.model_name})
 
 
 def _configuration(
-    name: str, args: TritonEndpointArgs, opts: pulumi.ResourceOptions
+    name: str, args: TritonEndpointArgs, model: aws.sagemaker.Model, opts: pulumi.ResourceOptions
 ) -> aws.sagemaker.EndpointConfiguration:
     challenger = args.get("challenger")
-    fleets = {PRODUCTION_VARIANT: (args["model_uri"], args["plan"])}
+    plans = {PRODUCTION_VARIANT: args["plan"]}
+    variants = {PRODUCTION_VARIANT: _variant(PRODUCTION_VARIANT, model, args["plan"], args)}
     if challenger:
-        fleets[CHALLENGER_VARIANT] = (challenger["model_uri"], challenger["plan"])
-    models = {
-        variant: _model(
-            f"{name}-model" if variant == PRODUCTION_VARIANT else f"{name}-{variant}-model", uri, args, opts
-        )
-        for variant, (uri, _) in fleets.items()
-    }
-    variants = {variant: _variant(variant, models[variant], plan, args) for variant, (_, plan) in fleets.items()}
-    shadow = challenger is not None and challenger["mode"] == "shadow"
-    production = {variant: of for variant, of in variants.items() if not (shadow and variant == CHALLENGER_VARIANT)}
+        other = _model(f"{name}-challenger-model", challenger["model_uri"], args, opts)
+        plans[CHALLENGER_VARIANT] = challenger["plan"]
+        variants[CHALLENGER_VARIANT] = _variant(CHALLENGER_VARIANT, other, challenger["plan"], args)
+    shadows = {CHALLENGER_VARIANT} if challenger and challenger["mode"] == "shadow" else set[str]()
     captured = _capture(args)
     size = FleetSize(
         f"{name}-fleet",
         region=args["region"],
         endpoint_name=args["endpoint_name"],
         configuration=pulumi.Output.json_dumps(
-            {"variants": variants, "production": sorted(production), "capture": captured}, sort_keys=True
+            {"variants": variants, "shadows": sorted(shadows), "capture": captured}, sort_keys=True
         ),
-        fleets={variant: _planned(plan) for variant, (_, plan) in fleets.items()},
+        fleets={variant: _planned(plan) for variant, plan in plans.items()},
         opts=opts,
     )
     sized: dict[str, Any] = {
-        variant: {**of, "initial_instance_count": size.count(variant)} for variant, of in variants.items()
+        variant: {**described, "initial_instance_count": size.count(variant)} for variant, described in variants.items()
     }
     return aws.sagemaker.EndpointConfiguration(
         f"{name}-configuration",
-        production_variants=[sized[variant] for variant in production],
-        shadow_production_variants=[sized[CHALLENGER_VARIANT]] if shadow else None,
+        production_variants=[sized[variant] for variant in sized if variant not in shadows],
+        shadow_production_variants=[sized[variant] for variant in shadows] or None,
         data_capture_config=captured,
         opts=opts,
     )
@@ -244,7 +236,7 @@ def _capture(args: TritonEndpointArgs) -> aws.sagemaker.EndpointConfigurationDat
         "destination_s3_uri": capture["uri"],
         "capture_options": [{"capture_mode": "Input"}, {"capture_mode": "Output"}],
         # What is not listed is kept in base64, as binary tensors must be.
-        "capture_content_type_header": {"json_content_types": [JSON_TYPE]},
+        "capture_content_type_header": {"json_content_types": ["application/json"]},
     }
     if "kms_key_arn" in capture:
         captured["kms_key_id"] = capture["kms_key_arn"]
