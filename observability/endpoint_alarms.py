@@ -126,8 +126,7 @@ def endpoint_alarms(of: EndpointVariant, slo: Slo, plan: InstancePlan, measureme
 
 
 def _latency(slo: Slo, metric: Metric) -> Series:
-    # The default of six digits makes 100 of 99.99999.
-    return Series("latency", metric, f"p{slo.percentile:.12g}")
+    return Series("latency", metric, f"p{slo.percentile:g}")
 
 
 def _model_latency(of: EndpointVariant, slo: Slo) -> Alarm:
@@ -196,7 +195,7 @@ def _server_errors(of: EndpointVariant, slo: Slo) -> Alarm:
         expression=expression,
         threshold=slo.error_budget,
         limit=f"over {slo.error_budget * 100:g} %",
-        arithmetic=f"{slo.error_budget:g} = 1 - {slo.availability:g}, the SLO's availability.",
+        arithmetic=f"{slo.error_budget:g} = 1 - {slo.availability:.12g}, the SLO's availability.",
         first_step=f"read the endpoint's log group, /aws/sagemaker/Endpoints/{of.endpoint}, for Triton's own message.",
         window=_SLO_WINDOW,
         missing=_NO_REQUEST,

@@ -45,7 +45,7 @@ def dashboard_body(
 def _header(of: EndpointVariant, slo: Slo, plan: InstancePlan) -> dict[str, Any]:
     text = (
         f"# {of.endpoint}\n"
-        f"P{slo.percentile:.12g} of model latency within {slo.latency_ms:g} ms, {slo.availability * 100:.12g} % of "
+        f"P{slo.percentile:g} of model latency within {slo.latency_ms:g} ms, {slo.availability * 100:.12g} % of "
         f"requests answered.  \n{plan.min_count} to {plan.max_count} {plan.instance_type}; {plan.formula}"
     )
     size = {"x": 0, "y": 0, "width": _COLUMNS * _WIDTH, "height": _HEADER_HEIGHT}

@@ -14,7 +14,7 @@ class Slo:
     latency_ms: float
     """Latency of the model that its requests hold, over 0."""
     percentile: float = 95
-    """Share of requests that hold it, in percent: over 50, under 100."""
+    """Share of requests that hold it, in percent: over 50, under 100, at most two decimals."""
     availability: float = 0.999
     """Share of requests that are answered: under 1."""
 

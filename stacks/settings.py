@@ -123,9 +123,17 @@ class SloSettings(_Section):
     latency_ms: Annotated[float, Field(gt=0, le=60_000, examples=[500])]
     """Model latency. SageMaker cuts a request at 60 s."""
     percentile: Annotated[float, Field(gt=50, lt=100, examples=[95])] = Slo.percentile
-    """Share of requests that hold it, in percent."""
+    """Share of requests that hold it, in percent. CloudWatch takes two decimals at most:
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/monitoring_get_statistics.html"""
     availability: Annotated[float, Field(ge=0.9, lt=1, examples=[0.999])] = Slo.availability
     """Share of requests that are answered: 0.999 lets one in a thousand fail."""
+
+    @field_validator("percentile")
+    @classmethod
+    def _two_decimals(cls, value: float) -> float:
+        if round(value, 2) != value:
+            raise ValueError("has more decimals than CloudWatch takes, which are two; write e.g. 99.9")
+        return value
 
 
 class TrafficSettings(_Section):

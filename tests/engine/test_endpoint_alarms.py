@@ -88,19 +88,31 @@ def test_an_unchanged_program_changes_nothing_also_after_a_look_at_the_cloud(sta
 
 
 def test_what_was_changed_by_hand_is_found_and_put_right(cloudwatch: Any, stack: Stack) -> None:
-    alarm = alarms(cloudwatch)[f"{ENDPOINT}-at-maximum"]
+    before = alarms(cloudwatch)
     kept = ("AlarmName", "AlarmDescription", "Threshold", "EvaluationPeriods", "DatapointsToAlarm")
     kept += ("ComparisonOperator", "TreatMissingData")
-    by_hand = [*alarm["Metrics"][:-1], alarm["Metrics"][-1] | {"Expression": "requests"}]
-    cloudwatch.put_metric_alarm(Metrics=by_hand, **{key: alarm[key] for key in kept})
+
+    def change(what: str, **changed: object) -> None:
+        """Change what the last query of an alarm says, and nothing else."""
+        alarm = before[f"{ENDPOINT}-{what}"]
+        queries = [*alarm["Metrics"][:-1], alarm["Metrics"][-1] | changed]
+        cloudwatch.put_metric_alarm(Metrics=queries, **{key: alarm[key] for key in kept})
+
+    change("at-maximum", Expression="requests")
+    change("gpu", MetricStat=before[f"{ENDPOINT}-gpu"]["Metrics"][0]["MetricStat"] | {"Stat": "Minimum"})
     cloudwatch.put_dashboard(DashboardName=ENDPOINT, DashboardBody='{"widgets": []}')
     cloudwatch.delete_alarms(AlarmNames=[f"{ENDPOINT}-disk"])
-    found = {("alarms-at-maximum", "update"), ("alarms-dashboard", "update"), ("alarms-disk", "create")}
-    assert set(changes(stack, "--refresh")) >= found
+    assert dict(changes(stack, "--refresh")) == {
+        **dict.fromkeys(("alarms-at-maximum", "alarms-gpu", "alarms-dashboard"), "update"),
+        "alarms-disk": "create",
+    }
     stack.refresh()
     stack.up()
-    assert alarms(cloudwatch)[f"{ENDPOINT}-at-maximum"]["Metrics"] == alarm["Metrics"]
-    assert f"{ENDPOINT}-disk" in alarms(cloudwatch)
+    after = alarms(cloudwatch)
+    assert {name: alarm["Metrics"] for name, alarm in after.items()} == {
+        name: alarm["Metrics"] for name, alarm in before.items()
+    }
+    assert changes(stack, "--refresh") == []
 
 
 def test_another_slo_and_a_topic_change_the_alarms_in_place(cloudwatch: Any, stack: Stack) -> None:

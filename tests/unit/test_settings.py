@@ -62,6 +62,7 @@ def test_every_stack_file_is_right(stack: str) -> None:
         ("slo", "latency_ms", "500", '"500" should be a valid number; write e.g. 500'),
         ("slo", "percentile", 50, "50 should be greater than 50; write e.g. 95"),
         ("slo", "percentile", 100, "100 should be less than 100; write e.g. 95"),
+        ("slo", "percentile", 99.999, "99.999 has more decimals than CloudWatch takes, which are two; write e.g. 99.9"),
         ("slo", "percentile", "p95", '"p95" should be a valid number; write e.g. 95'),
         ("slo", "availability", 1, "1 should be less than 1; write e.g. 0.999"),
         ("slo", "availability", 99.9, "99.9 should be less than 1; write e.g. 0.999"),
