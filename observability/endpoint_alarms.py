@@ -1,9 +1,9 @@
-"""What of a SageMaker endpoint wakes somebody: its CloudWatch alarms, from the SLO, the plan and the measurement."""
+"""What of a SageMaker endpoint wakes somebody: its CloudWatch alarms, from the SLO and the plan."""
 
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from capacity.measurements import Measurement
+from capacity.instance_types import INSTANCE_TYPES
 from capacity.planner import InstancePlan
 from observability.endpoint_metrics import (
     CPU,
@@ -100,7 +100,7 @@ _CLIENT_ERROR_SHARE: Final = 0.05
 _FULL_PERCENT: Final = 90
 
 
-def endpoint_alarms(of: EndpointVariant, slo: Slo, plan: InstancePlan, measurement: Measurement) -> tuple[Alarm, ...]:
+def endpoint_alarms(of: EndpointVariant, slo: Slo, plan: InstancePlan) -> tuple[Alarm, ...]:
     """Every alarm of an endpoint variant.
 
     Those with `rollback` are the same two whatever the arguments: the provider replaces an endpoint when that list
@@ -110,8 +110,7 @@ def endpoint_alarms(of: EndpointVariant, slo: Slo, plan: InstancePlan, measureme
     Args:
         of: What is watched.
         slo: What its clients may expect.
-        plan: Its instances, and the bounds and the target of its scaler.
-        measurement: What one of these instances has, and was measured to sustain.
+        plan: Its instances, what one was measured to sustain, and the bounds and the target of its scaler.
     """
     return (
         _model_latency(of, slo),
@@ -119,9 +118,9 @@ def endpoint_alarms(of: EndpointVariant, slo: Slo, plan: InstancePlan, measureme
         _end_to_end_latency(of, slo),
         _server_errors(of, slo),
         _client_errors(of),
-        _invocations_per_instance(of, plan, measurement),
+        _invocations_per_instance(of, plan),
         *_at_maximum(of, plan),
-        *_utilisations(of, measurement),
+        *_utilisations(of, plan.instance_type),
     )
 
 
@@ -220,8 +219,8 @@ def _client_errors(of: EndpointVariant) -> Alarm:
     )
 
 
-def _invocations_per_instance(of: EndpointVariant, plan: InstancePlan, measurement: Measurement) -> Alarm:
-    target, measured = plan.scaling_target_per_minute, measurement.max_invocations_per_minute_per_instance
+def _invocations_per_instance(of: EndpointVariant, plan: InstancePlan) -> Alarm:
+    target, measured = plan.scaling_target_per_minute, plan.max_invocations_per_minute_per_instance
     return Alarm(
         of=of,
         what="invocations-per-instance",
@@ -229,7 +228,7 @@ def _invocations_per_instance(of: EndpointVariant, plan: InstancePlan, measureme
         series=(Series("requests", INVOCATIONS_PER_INSTANCE, "Sum"),),
         threshold=target,
         limit=f"over {target:g}",
-        arithmetic=f"Target {target:g} = {measured} measured on {measurement.instance_type} * {target / measured:g}; "
+        arithmetic=f"Target {target:g} = {measured} measured on {plan.instance_type} * {plan.safety_factor:g}; "
         "the scaler should have added an instance by now.",
         first_step="read the scaling activities of the endpoint: it is at its maximum, or AWS has no such instance.",
         window=_CAPACITY_WINDOW,
@@ -262,28 +261,28 @@ def _at_maximum(of: EndpointVariant, plan: InstancePlan) -> tuple[Alarm, ...]:
     return (alarm,)
 
 
-def _utilisations(of: EndpointVariant, measurement: Measurement) -> tuple[Alarm, ...]:
+def _utilisations(of: EndpointVariant, instance_type: str) -> tuple[Alarm, ...]:
     # A mean over the instances for what the load spreads, the fullest one for what fills up.
     return (
-        _utilisation(of, measurement, Series("gpu", GPU, "Average"), "compare with requests per instance."),
+        _utilisation(of, instance_type, Series("gpu", GPU, "Average"), "compare with requests per instance."),
         _utilisation(
-            of, measurement, Series("gpu_memory", GPU_MEMORY, "Maximum"), "lower instance groups or max batch."
+            of, instance_type, Series("gpu_memory", GPU_MEMORY, "Maximum"), "lower instance groups or max batch."
         ),
-        _utilisation(of, measurement, Series("cpu", CPU, "Average"), "take a type with more vCPUs for the same GPU."),
-        _utilisation(of, measurement, Series("memory", MEMORY, "Maximum"), "look for growth since the last restart."),
-        _utilisation(of, measurement, Series("disk", DISK, "Maximum"), "look at what the container writes."),
+        _utilisation(of, instance_type, Series("cpu", CPU, "Average"), "take a type with more vCPUs for the same GPU."),
+        _utilisation(of, instance_type, Series("memory", MEMORY, "Maximum"), "look for growth since the last restart."),
+        _utilisation(of, instance_type, Series("disk", DISK, "Maximum"), "look at what the container writes."),
     )
 
 
-def _utilisation(of: EndpointVariant, measurement: Measurement, series: Series, first_step: str) -> Alarm:
-    metric = series.metric
-    counts = {"gpus": (measurement.gpus, "GPUs"), "vcpus": (measurement.vcpus, "vCPUs"), None: (1, "")}
+def _utilisation(of: EndpointVariant, instance_type: str, series: Series, first_step: str) -> Alarm:
+    metric, has = series.metric, INSTANCE_TYPES[instance_type]
+    counts = {"gpus": (has.gpus, "GPUs"), "vcpus": (has.vcpus, "vCPUs"), None: (1, "")}
     count, unit = counts[metric.summed_over]
     summed = f", for the metric is a sum over {unit} and an instance has {count}" if metric.summed_over else ""
     return Alarm(
         of=of,
         what=series.id.replace("_", "-"),
-        title=f"{series.statistic} {metric.name} of {measurement.instance_type}",
+        title=f"{series.statistic} {metric.name} of {instance_type}",
         series=(series,),
         threshold=_FULL_PERCENT * count,
         limit=f"over {_FULL_PERCENT} %",

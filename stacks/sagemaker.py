@@ -6,25 +6,29 @@ from typing import Any
 import pulumi
 
 from capacity.autoscaling import endpoint_scaling
-from capacity.measurements import SHIPPED_FOLDER, find_measurement, read_measurements
-from capacity.planner import InstancePlan
+from capacity.planner import SECONDS_PER_MINUTE, InstancePlan
+from capacity.recommendation import EndpointRate, LoadTest
 from components.aws.endpoint_alarms import EndpointAlarms, EndpointAlarmsArgs
 from components.aws.endpoint_role import EndpointRole, EndpointRoleArgs
 from components.aws.endpoint_scaling import EndpointScaling
 from components.aws.engine_build import EngineBuild, EngineBuildArgs
 from components.aws.model_store import ModelStore, ModelStoreArgs
+from components.aws.recommendation import Recommendation
+from components.aws.registered_model import RegisteredModel
 from components.aws.triton_endpoint import (
     CHALLENGER_VARIANT,
     PRODUCTION_VARIANT,
     TritonEndpoint,
     TritonEndpointArgs,
+    container_environment,
 )
 from model_repo.compatibility import triton_releases
 from model_repo.manifest import repository_prefix
+from model_repo.spec import load_spec
 from observability.slo import Slo
 from stacks.fleet import endpoint_deployment
 from stacks.model import ServedModel, StoredModel, largest_repository_bytes, published_source, stored_model
-from stacks.settings import Settings
+from stacks.settings import RecommendationSettings, Settings
 
 
 def deploy(
@@ -54,13 +58,13 @@ def deploy(
         "model": model.name,
         "digest": stored.digest,
         "model_uri": stored.uri,
+        "model_name": endpoint.model_name,
         "model_package": registered.package_arn,
         "plan": asdict(plan),
         "scaling": scaling.description,
     }
-    if settings.sagemaker.recommendation:
-        measured = _recommendation(f"{name}-recommendation", settings, settings.sagemaker.recommendation, store, endpoint)
-        outputs["measurements"] = measured.measurements
+    if asked := settings.sagemaker.recommendation:
+        outputs["measurements"] = _measurements(f"{name}-recommendation", settings, asked, store, endpoint)
     return outputs, stored
 
 
@@ -76,11 +80,6 @@ def _alarms(name: str, settings: Settings, endpoint_name: str, plan: InstancePla
         "endpoint_name": endpoint_name,
         "production_variant": PRODUCTION_VARIANT,
         "plan": plan,
-        "measurement": find_measurement(
-            read_measurements(SHIPPED_FOLDER / settings.capacity.measurements),
-            variant=plan.variant,
-            instance_type=plan.instance_type,
-        ),
         "slo": Slo(**settings.slo.model_dump()),
         "region": settings.aws_region,
     }
@@ -173,10 +172,10 @@ def _registered(name: str, settings: Settings, group: str, stored: StoredModel) 
     )
 
 
-def _recommendation(
+def _measurements(
     name: str, settings: Settings, asked: RecommendationSettings, store: ModelStore, endpoint: TritonEndpoint
-) -> Recommendation:
-    return Recommendation(
+) -> pulumi.Output[list[dict[str, Any]]]:
+    recommendation = Recommendation(
         name,
         {
             "spec": load_spec(settings.model.name),
@@ -185,13 +184,16 @@ def _recommendation(
             "instance_types": asked.instance_types,
             "load_test": LoadTest(
                 max_latency_p95_ms=round(settings.slo.latency_ms),
-                max_invocations_per_minute_of_endpoint=round(settings.traffic.peak_rps * SECONDS_PER_MINUTE),
+                max_invocations_per_minute_of_endpoint=EndpointRate(
+                    round(settings.traffic.peak_rps * SECONDS_PER_MINUTE)
+                ),
             ),
             "bucket": store.bucket,
             "role_arn": asked.role_arn,
             "region": settings.aws_region,
         },
     )
+    return recommendation.measurements
 
 
 def _compiled(name: str, settings: Settings, model: ServedModel, store: ModelStore, image: str) -> StoredModel | None:

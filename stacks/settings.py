@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from capacity.autoscaling import ScalingMetric, ScheduledRate
+from capacity.instance_types import INSTANCE_TYPES
 from capacity.measurements import MACHINES, SHIPPED_FOLDER
 from components.aws.deployment import MAX_WAIT_S, STEP_PERCENT, Strategy
 from components.gcp.t4_zones import T4_ZONES
@@ -46,7 +47,7 @@ SubnetId = Annotated[str, Field(pattern="^subnet-[0-9a-f]+$")]
 SecurityGroupId = Annotated[str, Field(pattern="^sg-[0-9a-f]+$")]
 
 # https://docs.aws.amazon.com/sagemaker/latest/dg/instance-types-az.html: every g4dn size that SageMaker hosts on
-G4DN_TYPES = tuple(f"ml.g4dn.{size}" for size in ("xlarge", "2xlarge", "4xlarge", "8xlarge", "12xlarge", "16xlarge"))
+G4DN_TYPES = tuple(INSTANCE_TYPES)
 
 
 class SettingsError(ValueError):
@@ -247,6 +248,23 @@ class ChallengerSettings(_Section):
         return self
 
 
+class RecommendationSettings(_Section):
+    """A load test of the endpoint's model by Inference Recommender, paid for once for each digest."""
+
+    role_arn: Annotated[
+        str, Field(pattern=r"^arn:aws[\w-]*:iam::\d{12}:role/", examples=["arn:aws:iam::111122223333:role/recommender"])
+    ]
+    """Role with AWS's AmazonSageMakerFullAccess and read access to the model store, for the job makes endpoints."""
+    instance_types: Annotated[list[str], Field(min_length=1, max_length=10, examples=['["ml.g4dn.xlarge"]'])]
+
+    @field_validator("instance_types")
+    @classmethod
+    def _g4dn(cls, value: list[str]) -> list[str]:
+        for each in value:
+            _one_of(G4DN_TYPES, "a g4dn type")(each)
+        return value
+
+
 class SageMakerSettings(_Section):
     """Target 1: a SageMaker endpoint."""
 
@@ -270,6 +288,8 @@ class SageMakerSettings(_Section):
     """Left out: nothing is kept of requests and answers."""
     challenger: ChallengerSettings | None = None
     """Left out: one digest is served."""
+    recommendation: RecommendationSettings | None = None
+    """Left out: nothing is measured."""
 
     @field_validator("instance_type")
     @classmethod

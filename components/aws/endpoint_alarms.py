@@ -7,7 +7,6 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
-from capacity.measurements import Measurement
 from capacity.planner import InstancePlan
 from observability.endpoint_alarms import Alarm, endpoint_alarms
 from observability.endpoint_dashboard import dashboard_body
@@ -23,8 +22,6 @@ class EndpointAlarmsArgs(TypedDict):
     production_variant: str
     slo: Slo
     plan: InstancePlan
-    measurement: Measurement
-    """What the plan rests on."""
     region: str
     """Where the endpoint is."""
     topic_arn: NotRequired[pulumi.Input[str]]
@@ -45,7 +42,7 @@ class EndpointAlarms(pulumi.ComponentResource):
         super().__init__("triton-stack:aws:EndpointAlarms", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
         watched = EndpointVariant(args["endpoint_name"], args["production_variant"])
-        alarms = endpoint_alarms(watched, args["slo"], args["plan"], args["measurement"])
+        alarms = endpoint_alarms(watched, args["slo"], args["plan"])
         actions = [args["topic_arn"]] if "topic_arn" in args else []
         guards: list[pulumi.Output[str]] = []
         for alarm in alarms:

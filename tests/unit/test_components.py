@@ -17,7 +17,6 @@ from tiny_engine import order
 
 import components
 from capacity.autoscaling import ScheduledRate, endpoint_scaling
-from capacity.measurements import Measurement
 from capacity.planner import InstancePlan
 from capacity.recommendation import EndpointRate, LoadTest, RecommendationError
 from components.aws.deployment import Deployment
@@ -77,17 +76,6 @@ OTHER_PLAN = replace(
 )
 SAGEMAKER_PLAN = replace(PLAN, instance_type="ml.g4dn.2xlarge")
 MORNING = ScheduledRate(schedule="cron(0 7 ? * MON-FRI *)", timezone="Europe/Berlin", rps=100)
-MEASUREMENT = Measurement(
-    variant="trt-db",
-    instance_type="ml.g4dn.2xlarge",
-    vcpus=8,
-    gpus=1,
-    price_usd_per_hour=0.94,
-    initial_instance_count=23,
-    max_invocations_per_minute_per_instance=1335,
-    model_latency_ms=499,
-    cost_usd_per_hour=21.62,
-)
 TOPIC = "arn:aws:sns:us-east-1:123456789012:on-call"
 IMAGE = "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:25.09-py3"
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -105,7 +93,6 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "production_variant": ("triton", "other"),
         "slo": (Slo(latency_ms=500), Slo(latency_ms=600)),
         "plan": (PLAN, OTHER_PLAN),
-        "measurement": (MEASUREMENT, MEASUREMENT.model_copy(update={"gpus": 4})),
         "region": ("us-east-1", "eu-west-1"),
         "topic_arn": (TOPIC, f"{TOPIC}-2"),
     },

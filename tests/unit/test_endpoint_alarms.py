@@ -44,7 +44,7 @@ def planned(measurement: Measurement, headroom: float = 1.4) -> InstancePlan:
 
 def alarms(slo: Slo = SLO, measurement: Measurement | None = None) -> dict[str, Alarm]:
     measurement = measurement or measured()
-    found = endpoint_alarms(VARIANT, slo, planned(measurement), measurement)
+    found = endpoint_alarms(VARIANT, slo, planned(measurement))
     by_name = {alarm.what: alarm for alarm in found}
     assert len(by_name) == len(found)
     return by_name
@@ -189,7 +189,7 @@ def test_what_is_summed_over_gpus_or_vcpus_is_full_at_so_many_times_90(
 @pytest.mark.parametrize("headroom", [1, 10])
 def test_the_same_two_alarms_guard_a_deployment_whatever_is_set(slo: Slo, instance_type: str, headroom: float) -> None:
     measurement = measured(instance_type)
-    found = endpoint_alarms(VARIANT, slo, planned(measurement, headroom), measurement)
+    found = endpoint_alarms(VARIANT, slo, planned(measurement, headroom))
     assert [alarm.name for alarm in found if alarm.rollback] == ["triton-test-model-latency", "triton-test-5xx-errors"]
 
 
@@ -210,7 +210,7 @@ def test_an_alarm_says_its_threshold_what_missing_data_means_and_the_first_step(
 def test_alarms_and_dashboard_are_those_that_were_reviewed() -> None:
     measurement = measured()
     plan = planned(measurement)
-    found = endpoint_alarms(VARIANT, SLO, plan, measurement)
+    found = endpoint_alarms(VARIANT, SLO, plan)
     said = {
         "alarms": {alarm.name: [alarm.description, alarm.threshold, alarm.expression] for alarm in found},
         "dashboard": dashboard_body(VARIANT, SLO, plan, found, "us-east-1"),

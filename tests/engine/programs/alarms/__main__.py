@@ -26,7 +26,6 @@ args: EndpointAlarmsArgs = {
         slo_latency_ms=slo.latency_ms,
         price_usd_per_hour=None,
     ),
-    "measurement": measurement,
     "region": "us-east-1",
 }
 if topic_arn := config.get("topic_arn"):
