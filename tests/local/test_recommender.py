@@ -315,18 +315,27 @@ def test_advice_on_scaling_is_read_where_there_is_some(aws: Aws, request_: Recom
     said: list[str] = []
     client = recommender(said.append)
     job = client.start(request_, ROLE)
-    policy = {"TargetTracking": {"TargetValue": 1596.0}}
+    tracked = {"Predefined": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}}
+    by_cpu = {"Customized": {"MetricName": "CPUUtilization", "Namespace": "/aws/sagemaker/Endpoints"}}
+    policies = [
+        {"TargetTracking": {"TargetValue": value, "MetricSpecification": metric}}
+        for value, metric in ((50.0, by_cpu), (1596.0, tracked))
+    ]
     limits = {"MinCapacity": 2, "MaxCapacity": 10, "ScaleInCooldown": 300, "ScaleOutCooldown": 60}
-    advice = {"DynamicScalingConfiguration": {**limits, "ScalingPolicies": [policy]}}
-    results = [result("ml.g4dn.xlarge"), result("ml.g4dn.2xlarge")]
-    hand_in(aws.state, job, InferenceRecommendations=results, Scaling={"ml.g4dn.xlarge": advice})
-    advised, without = client.wait(job).recommendations
+    advice = {"DynamicScalingConfiguration": {**limits, "ScalingPolicies": policies}}
+    other = {"DynamicScalingConfiguration": {**limits, "ScalingPolicies": policies[:1]}}
+    results = [result(name) for name in ("ml.g4dn.xlarge", "ml.g4dn.2xlarge", "ml.g4dn.4xlarge")]
+    scaling = {"ml.g4dn.xlarge": advice, "ml.g4dn.4xlarge": other}
+    hand_in(aws.state, job, InferenceRecommendations=results, Scaling=scaling)
+    advised, without, by_another_metric = client.wait(job).recommendations
     found = client.scaling_advice(job, advised)
     assert found
     assert (found.min_count, found.max_count, found.target_per_minute) == (2, 10, 1596.0)
     assert (found.scale_in_cooldown_s, found.scale_out_cooldown_s) == (300, 60)
     assert client.scaling_advice(job, without) is None
     assert "no advice on scaling: ml.g4dn.2xlarge" in said[-1]
+    assert client.scaling_advice(job, by_another_metric) is None
+    assert "none by invocations per instance" in said[-1]
 
 
 def test_a_resource_that_goes_stops_its_job_if_it_runs(aws: Aws, request_: RecommendationRequest) -> None:
