@@ -29,6 +29,9 @@ _ROLE_SECONDS: Final = 60
 
 _RUNNING: Final = frozenset({"PENDING", "IN_PROGRESS", "STOPPING"})
 
+_TRACKED: Final = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+_LIMITS: Final = frozenset({"MinCapacity", "MaxCapacity", "ScaleInCooldown", "ScaleOutCooldown"})
+
 _LOG_GROUP: Final = "/aws/sagemaker/InferenceRecommendationsJobs"
 
 
@@ -207,18 +210,10 @@ class Recommender:
         except RecommenderError as error:
             self._report(f"no advice on scaling: {error}")
             return None
-        found: dict[str, Any] = {**answer.get("DynamicScalingConfiguration", {})}
-        targets = [policy["TargetTracking"]["TargetValue"] for policy in found.get("ScalingPolicies", [])]
-        if not targets:
-            self._report(f"no advice on scaling: {recommendation.instance_type}: SageMaker answers without a policy")
-            return None
-        return ScalingAdvice(
-            min_count=found["MinCapacity"],
-            max_count=found["MaxCapacity"],
-            target_per_minute=targets[0],
-            scale_in_cooldown_s=found["ScaleInCooldown"],
-            scale_out_cooldown_s=found["ScaleOutCooldown"],
-        )
+        advice = _advice(answer.get("DynamicScalingConfiguration", {}))
+        if advice is None:
+            self._report(f"no advice on scaling: {recommendation.instance_type}: none by invocations per instance")
+        return advice
 
     def _attempts(self, prefix: str) -> list[tuple[int, str]]:
         """The jobs that a request had so far: number of the attempt, and status."""
@@ -237,6 +232,24 @@ class Recommender:
     def _create(self, name: str, request: RecommendationRequest, role_arn: str) -> None:
         parameters = job_parameters(request)
         self._client.create_inference_recommendations_job(JobName=name, RoleArn=role_arn, **parameters)
+
+
+def _advice(configuration: Mapping[str, Any]) -> ScalingAdvice | None:
+    """A whole answer that tracks invocations per instance; the API promises no member of it."""
+    targets: list[float] = [
+        tracking["TargetValue"]
+        for policy in configuration.get("ScalingPolicies", [])
+        if (tracking := policy.get("TargetTracking", {})).get("MetricSpecification", {}).get("Predefined") == _TRACKED
+    ]
+    if len(targets) != 1 or not configuration.keys() >= _LIMITS:
+        return None
+    return ScalingAdvice(
+        min_count=configuration["MinCapacity"],
+        max_count=configuration["MaxCapacity"],
+        target_per_minute=targets[0],
+        scale_in_cooldown_s=configuration["ScaleInCooldown"],
+        scale_out_cooldown_s=configuration["ScaleOutCooldown"],
+    )
 
 
 def _benchmark(step: Mapping[str, Any]) -> Benchmark:

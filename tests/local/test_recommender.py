@@ -52,7 +52,7 @@ class Aws:
         once = Config(retries={"total_max_attempts": 1})
         services = ("s3", "sagemaker", "iam")
         self.s3, self.sagemaker, self.iam = (session.client(name, endpoint_url=url, config=once) for name in services)
-        self.state = state
+        self.url, self.state = url, state
 
     def make_model(self, name: str) -> None:
         self.sagemaker.create_model(ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer={"Image": "triton"})
@@ -63,7 +63,7 @@ class Aws:
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     port, state = free_port(), tmp_path_factory.mktemp("aws")
     supervisor, url = Supervisor(state), f"http://127.0.0.1:{port}"
     options = ("--no-triton", f"--port={port}", f"--state={state}")
@@ -74,17 +74,16 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pa
     policy = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
     aws.iam.create_role(RoleName="recommender", AssumeRolePolicyDocument=policy)
     aws.s3.create_bucket(Bucket=BUCKET)
-    yield url, state
+    yield aws
     supervisor.stop(["aws"])
 
 
 @pytest.fixture
-def aws(emulator: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Aws:
-    url, state = emulator
-    variables = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+def aws(emulator: Aws, monkeypatch: pytest.MonkeyPatch) -> Aws:
+    variables = {"AWS_ENDPOINT_URL": emulator.url, "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
     for name, value in {**variables, "AWS_DEFAULT_REGION": REGION}.items():
         monkeypatch.setenv(name, value)
-    return Aws(url, state)
+    return emulator
 
 
 @pytest.fixture
@@ -122,7 +121,8 @@ def finished(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
             main()
         status = ended.value.code
         assert isinstance(status, int)
-        return status, *capsys.readouterr()
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
 
     return run
 
@@ -283,10 +283,8 @@ def test_a_completed_job_is_not_measured_again_and_tells_which_of_its_benchmarks
 
 def test_while_it_waits_it_tells_how_far_the_benchmarks_are(aws: Aws, request_: RecommendationRequest) -> None:
     job = recommender().start(request_, ROLE)
-    steps = [
-        {"InferenceBenchmark": result()},
-        {"Status": "IN_PROGRESS", "InferenceBenchmark": {"ModelConfiguration": {}}},
-    ]
+    begun: dict[str, Any] = {"ModelConfiguration": {}}
+    steps = [{"InferenceBenchmark": result()}, {"Status": "IN_PROGRESS", "InferenceBenchmark": begun}]
     (aws.state / "recommendations").mkdir(exist_ok=True)
     (aws.state / "recommendations" / f"{job}.steps.json").write_text(json.dumps(steps))
     said: list[str] = []
@@ -317,18 +315,27 @@ def test_advice_on_scaling_is_read_where_there_is_some(aws: Aws, request_: Recom
     said: list[str] = []
     client = recommender(said.append)
     job = client.start(request_, ROLE)
-    policy = {"TargetTracking": {"TargetValue": 1596.0}}
+    tracked = {"Predefined": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}}
+    by_cpu = {"Customized": {"MetricName": "CPUUtilization", "Namespace": "/aws/sagemaker/Endpoints"}}
+    policies = [
+        {"TargetTracking": {"TargetValue": value, "MetricSpecification": metric}}
+        for value, metric in ((50.0, by_cpu), (1596.0, tracked))
+    ]
     limits = {"MinCapacity": 2, "MaxCapacity": 10, "ScaleInCooldown": 300, "ScaleOutCooldown": 60}
-    advice = {"DynamicScalingConfiguration": {**limits, "ScalingPolicies": [policy]}}
-    results = [result("ml.g4dn.xlarge"), result("ml.g4dn.2xlarge")]
-    hand_in(aws.state, job, InferenceRecommendations=results, Scaling={"ml.g4dn.xlarge": advice})
-    advised, without = client.wait(job).recommendations
+    advice = {"DynamicScalingConfiguration": {**limits, "ScalingPolicies": policies}}
+    other = {"DynamicScalingConfiguration": {**limits, "ScalingPolicies": policies[:1]}}
+    results = [result(name) for name in ("ml.g4dn.xlarge", "ml.g4dn.2xlarge", "ml.g4dn.4xlarge")]
+    scaling = {"ml.g4dn.xlarge": advice, "ml.g4dn.4xlarge": other}
+    hand_in(aws.state, job, InferenceRecommendations=results, Scaling=scaling)
+    advised, without, by_another_metric = client.wait(job).recommendations
     found = client.scaling_advice(job, advised)
     assert found
     assert (found.min_count, found.max_count, found.target_per_minute) == (2, 10, 1596.0)
     assert (found.scale_in_cooldown_s, found.scale_out_cooldown_s) == (300, 60)
     assert client.scaling_advice(job, without) is None
     assert "no advice on scaling: ml.g4dn.2xlarge" in said[-1]
+    assert client.scaling_advice(job, by_another_metric) is None
+    assert "none by invocations per instance" in said[-1]
 
 
 def test_a_resource_that_goes_stops_its_job_if_it_runs(aws: Aws, request_: RecommendationRequest) -> None:
