@@ -56,6 +56,7 @@ def _statements(args: EndpointRoleArgs) -> list[Statement]:
         *_model_statements(args),
         *container_statements(args["image"], f"/aws/sagemaker/Endpoints/{args['endpoint']}"),
         # The action knows no resource; the condition binds it to SageMaker's own metrics.
+        # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazoncloudwatch.html
         {
             "Effect": "Allow",
             "Action": "cloudwatch:PutMetricData",
