@@ -111,6 +111,8 @@ class RecommendationRequest:
     """One to ten, each once."""
     load_test: LoadTest | None
     """None: a Default job, which brings a traffic of its own."""
+    variant: str | None = None
+    """How the model serves it, for who reads the list of jobs; None where one job tries several."""
 
     def __post_init__(self) -> None:
         """Hold the instance types against their limits."""
@@ -167,12 +169,13 @@ def job_parameters(request: RecommendationRequest) -> dict[str, Any]:
     }
     kind = "ModelPackageVersionArn" if request.model.startswith("arn:") else "ModelName"
     subject: dict[str, Any] = {kind: request.model, "ContainerConfig": container}
+    described = {"JobDescription": f"{request.spec.name}, {request.variant}"} if request.variant else {}
     test = request.load_test
     if test is None:
         # Left out, the results would have serverless endpoints among them, which have no GPU.
         container["SupportedEndpointType"] = "RealTime"
-        return {"JobType": "Default", "InputConfig": subject}
-    return {
+        return {"JobType": "Default", "InputConfig": subject} | described
+    return described | {
         "JobType": "Advanced",
         "InputConfig": subject | _load(test, request.instance_types),
         "StoppingConditions": {

@@ -450,6 +450,7 @@ def _main() -> None:
     autoscaling_urls.url_paths["{0}/$"] = ApplicationAutoScaling.dispatch
     runtime_urls.url_paths["{0}/endpoints/(?P<name>[^/]+)/invocations$"] = SageMakerRuntime.dispatch
     FakeBucket.get_permission = _permission
+    SageMaker.state = arguments.state
     SageMaker.recommender = Recommender(arguments.state / "recommendations")
     session: Any = boto3.Session("local", "local", region_name="us-east-1")
     s3 = session.resource("s3", endpoint_url=f"http://{LOOPBACK}:{arguments.port}")

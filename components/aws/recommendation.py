@@ -105,6 +105,7 @@ class _Provider(ResourceProvider):
             payload_url=upload_payload(open_store(f"s3://{props['bucket']}"), spec),
             instance_types=tuple(test["instance_types"]),
             load_test=LoadTest(**test["load_test"]),
+            variant=props["variant"],
         )
         recommender = Recommender(props["region"], pulumi.log.info)
         job = recommender.wait(recommender.start(request, props["role_arn"]))
