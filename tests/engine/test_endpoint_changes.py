@@ -31,6 +31,7 @@ def program(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iter
     settings: dict[str, Any] = yaml.safe_load((PROJECT_FOLDER / "Pulumi.prod.yaml").read_text())["config"]
     settings["triton-stack:gke"]["enabled"] = False
     settings["triton-stack:model"]["digest"] = digest("a")
+    settings["triton-stack:traffic"]["base_rps"] = 100  # two of the largest instances that are tried
     settings["triton-stack:traffic"]["profile"] = [
         {"schedule": "cron(0 7 ? * MON-FRI *)", "timezone": "Europe/Berlin", "rps": 200}
     ]

@@ -140,7 +140,11 @@ def test_refresh_finds_what_was_changed_behind_its_back_and_new_settings_come_wi
 
     content = yaml.safe_load(program.file.read_text())
     content["config"]["triton-stack:model"]["digest"] = DIGEST
-    content["config"]["triton-stack:sagemaker"]["instance_type"] = "ml.g4dn.12xlarge"
+    # One of those is enough for the base traffic, and one is no fleet of which a part could move.
+    content["config"]["triton-stack:sagemaker"] |= {
+        "instance_type": "ml.g4dn.12xlarge",
+        "deployment": {"strategy": "all-at-once", "wait_s": 0},
+    }
     program.file.write_text(yaml.safe_dump(content))
     done = program.up()
 

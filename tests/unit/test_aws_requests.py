@@ -159,7 +159,7 @@ def requests(registered: list[Registered]) -> list[str]:
 def content(value: object) -> str:
     """What is uploaded, which boto3 has made a file of."""
     assert isinstance(value, BytesIO), value
-    return value.getvalue().decode()
+    return value.getvalue().decode(errors="backslashreplace")
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

@@ -138,7 +138,7 @@ ARGUMENTS: dict[Component, dict[str, tuple[Any, Any]]] = {
         "instance_types": (["ml.g4dn.xlarge"], ["ml.g4dn.xlarge", "ml.g4dn.12xlarge"]),
         "load_test": (LOAD_TEST, replace(LOAD_TEST, max_latency_p95_ms=200)),
         "bucket": ("models-a", "models-b"),
-        "role_arn": ("arn:a", "arn:b"),
+        "role_arn": ("arn:aws:iam::123456789012:role/a", "arn:aws:iam::123456789012:role/b"),
         "region": ("us-east-1", "eu-west-1"),
     },
     TritonEndpoint: {
@@ -234,7 +234,7 @@ def build(recorder: Recorder, artifact: ModelArtifact) -> Build:
 
         @pulumi.runtime.test  # pyright: ignore[reportUnknownMemberType] - untyped in the SDK
         def program() -> None:
-            cast("Callable[..., object]", component)(NAME, *([args] if args else []))
+            cast("Callable[..., object]", component)(NAME, *([args] if arguments_of(component) else []))
 
         program()
         return [each for each in recorder.resources if not each.typ.startswith("triton-stack:")]
