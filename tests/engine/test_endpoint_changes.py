@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_another_instance_type_previews_a_new_configuration_an_update_in_place_a
     plan = plan_fleet(read_stack_file(program.file)).sagemaker
     assert plan
     shown = program.pulumi("preview", "--diff", f"--config-file={program.file}")
-    assert f"cost_usd_per_hour           : {before} => {plan.cost_usd_per_hour}" in shown
+    assert re.search(rf"~ cost_usd_per_hour\s*: {before} => {plan.cost_usd_per_hour}\b", shown), shown
     live = program.now_count()
     program.up()
     # As many of the new type as carry what the live ones carry.
