@@ -216,14 +216,14 @@ def _variant(variant: str, model: aws.sagemaker.Model, plan: InstancePlan, args:
 def _weight(variant: str, challenger: Challenger | None) -> float:
     """Production variants share the requests by weight; a shadow's weight over production's is the share copied.
 
-    https://aws.amazon.com/blogs/aws/new-for-amazon-sagemaker-perform-shadow-tests-to-compare-inference-performance-between-ml-model-variants/
+    https://docs.aws.amazon.com/sagemaker/latest/dg/model-shadow-deployment.html
     """
     if challenger is None:
         return 1.0
     share = challenger["percent"] / 100
     if variant == CHALLENGER_VARIANT:
         return share
-    return 1.0 if challenger["mode"] == "shadow" else 1.0 - share
+    return 1.0 if challenger["mode"] == "shadow" else (100 - challenger["percent"]) / 100
 
 
 def _capture(args: TritonEndpointArgs) -> aws.sagemaker.EndpointConfigurationDataCaptureConfigArgsDict | None:
