@@ -261,7 +261,10 @@ class RecommendationSettings(_Section):
     @classmethod
     def _g4dn(cls, value: list[str]) -> list[str]:
         for each in value:
-            _one_of(G4DN_TYPES, "a g4dn type")(each)
+            if each not in G4DN_TYPES:
+                raise ValueError(f'holds "{each}", which is not a g4dn type; any of {", ".join(G4DN_TYPES)}')
+        if len(set(value)) != len(value):
+            raise ValueError("names a type twice; write each once")
         return value
 
 

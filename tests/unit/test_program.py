@@ -98,6 +98,44 @@ def test_what_was_built_here_is_published_to_both_stores(
     assert {each["digest"] for each in published} == {artifact.digest}
 
 
+@pytest.mark.parametrize(("mode", "scaled"), [("production", 2), ("shadow", 1)])
+def test_a_challenger_in_production_is_scaled_and_one_in_the_shadow_is_not(
+    mode: str, scaled: int, run_program: RunProgram, recorder: Recorder
+) -> None:
+    config = stack_config("dev")
+    config["triton-stack:sagemaker"]["challenger"] = {"digest": "0" * 64, "mode": mode, "percent": 30}
+    run_program("dev", config)
+    assert len(recorder.of_type("aws:sagemaker/model:Model")) == 2
+    assert len(recorder.of_type("aws:appautoscaling/target:Target")) == scaled
+    configured = recorder.one("aws:sagemaker/endpointConfiguration:EndpointConfiguration").inputs
+    weights = [each["initialVariantWeight"] for each in configured["productionVariants"]]
+    assert weights == ([0.7, 0.3] if mode == "production" else [1.0])
+
+
+def test_what_is_measured_is_the_endpoint_s_model_under_the_stack_s_objective_and_traffic(
+    run_program: RunProgram, recorder: Recorder
+) -> None:
+    config = stack_config("dev")
+    role = "arn:aws:iam::111122223333:role/recommender"
+    config["triton-stack:sagemaker"]["recommendation"] = {"role_arn": role, "instance_types": ["ml.g4dn.xlarge"]}
+    run_program("dev", config)
+    asked = recorder.one(f"{DYNAMIC}:Recommendation").inputs
+    load = json.loads(asked["test"])["load_test"]
+    assert (asked["role_arn"], asked["model_name"]) == (role, "triton-dev-model")
+    assert (load["max_latency_p95_ms"], load["max_invocations_per_minute_of_endpoint"]) == (500, 2400)
+
+
+def test_one_key_encrypts_the_store_and_is_for_the_endpoint_s_and_the_engine_s_roles_alone(
+    run_program: RunProgram, recorder: Recorder
+) -> None:
+    key = "arn:aws:kms:us-east-1:111122223333:key/0a1b2c3d"
+    config = to_compile("sagemaker")
+    config["triton-stack:sagemaker"]["kms_key_arn"] = key
+    run_program("dev", config)
+    holders = {each.name for each in recorder.resources if key in json.dumps(each.inputs, default=repr)}
+    assert holders == {"triton-dev-models-encryption", "triton-dev-endpoint-policy", "triton-dev-engine-policy"}
+
+
 def to_compile(*targets: str) -> dict[str, Any]:
     """The dev stack without a digest, on some of the targets."""
     config = stack_config("dev")

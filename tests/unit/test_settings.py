@@ -108,6 +108,51 @@ def test_a_wrong_value_is_one_line_with_what_works(section: str, key: str, value
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
+        (
+            "deployment",
+            {"strategy": "canary", "wait_s": 0, "step_percent": 51},
+            "deployment.step_percent: 51 is no step of canary; write 1 to 50, e.g. 10",
+        ),
+        (
+            "deployment",
+            {"strategy": "linear", "wait_s": 0},
+            "deployment.step_percent: null is no step of linear; write 10 to 50, e.g. 10",
+        ),
+        (
+            "deployment",
+            {"strategy": "all-at-once", "wait_s": 0, "step_percent": 5},
+            "deployment.step_percent: all-at-once has no steps; leave it out, or write canary",
+        ),
+        ("deployment", {"strategy": "canary"}, "deployment.wait_s: missing; write e.g. 300"),
+        (
+            "deployment",
+            {"strategy": "canary", "step_percent": 10, "wait": 5},
+            "deployment.wait: unknown key; known here: strategy, wait_s, step_percent",
+        ),
+        (
+            "challenger",
+            {"digest": "0" * 64, "mode": "production", "percent": 100},
+            "challenger.percent: 100 leaves nothing to the model itself; write 1 to 99, or set model.digest",
+        ),
+        (
+            "vpc",
+            {"subnet_ids": ["vpc-1"], "security_group_ids": ["sg-1"]},
+            'vpc.subnet_ids.0: "vpc-1" should match pattern \'^subnet-[0-9a-f]+$\'; write e.g. ["subnet-0abc1234"]',
+        ),
+        (
+            "recommendation",
+            {"role_arn": "arn:aws:iam::111122223333:role/a", "instance_types": ["ml.g5.xlarge"]},
+            'recommendation.instance_types: ["ml.g5.xlarge"] holds "ml.g5.xlarge", which is not a g4dn type; any of ',
+        ),
+    ],
+)
+def test_a_wrong_option_of_the_endpoint_is_one_line_with_its_place(key: str, value: Any, said: str) -> None:
+    assert [line for line in errors_of(changed("sagemaker", key, value)) if f"triton-stack:sagemaker.{said}" in line]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
         ("schedule", "rate(1 day)", '"rate(1 day)" is not cron(<minute> <hour> '),
         ("schedule", "cron(0 7 * * MON-FRI)", "write e.g. cron(0 7 ? * MON-FRI *)"),
         ("schedule", "cron(0 7 * * MON-FRI *)", "with ? for one of the days"),
