@@ -355,32 +355,6 @@ def test_what_scales_a_target_needs_it_and_goes_with_it(shapes: Aws, scaled: dic
     refused(code, "scalable target", scaling.deregister_scalable_target, **scaled)
 
 
-def test_a_recommendations_job_completes_with_the_results_handed_in_and_no_others(shapes: Aws) -> None:
-    sagemaker, results = shapes.sagemaker, shapes.state / "recommendations"
-    job = {"JobType": "Default", "RoleArn": ROLE, "InputConfig": {"ModelName": "bert"}}
-    for name in ("measured", "stopped"):
-        sagemaker.create_inference_recommendations_job(JobName=name, **job)
-    refused("ResourceInUse", "exists", sagemaker.create_inference_recommendations_job, JobName="measured", **job)
-    describe = sagemaker.describe_inference_recommendations_job
-    assert describe(JobName="measured")["Status"] == "IN_PROGRESS"
-    assert sagemaker.list_inference_recommendations_job_steps(JobName="measured")["Steps"] == []
-    where = {"EndpointName": "e", "VariantName": "v", "InstanceType": "ml.g4dn.xlarge", "InitialInstanceCount": 1}
-    figures = {"CostPerHour": 0.736, "CostPerInference": 1e-06, "MaxInvocations": 1188, "ModelLatency": 415}
-    recommendation = {"Metrics": figures, "EndpointConfiguration": where, "ModelConfiguration": {}}
-    results.mkdir()
-    (results / "measured.json").write_text(json.dumps([recommendation]))
-    description = describe(JobName="measured")
-    assert description["Status"] == "COMPLETED"
-    assert description["InferenceRecommendations"][0]["Metrics"] == pytest.approx(figures)
-    (step,) = sagemaker.list_inference_recommendations_job_steps(JobName="measured")["Steps"]
-    assert step["InferenceBenchmark"]["EndpointConfiguration"] == where
-    sagemaker.stop_inference_recommendations_job(JobName="stopped")
-    (results / "stopped.json").write_text(json.dumps([recommendation]))
-    jobs = sagemaker.list_inference_recommendations_jobs()["InferenceRecommendationsJobs"]
-    assert {job["JobName"]: job["Status"] for job in jobs} == {"measured": "COMPLETED", "stopped": "STOPPED"}
-    refused("ResourceNotFound", "Could not find", describe, JobName="none")
-
-
 @pytest.mark.parametrize(
     ("service", "action", "arguments"),
     [

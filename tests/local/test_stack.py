@@ -306,7 +306,8 @@ def test_bytes_that_are_not_the_digest_s_are_refused_in_one_line_and_the_old_ins
     errors = {line[line.index("the endpoint") :] for line in lines}
     assert len(errors) == 1, errors
     reason = (
-        f"the endpoint {outputs['sagemaker']['endpoint']} still serves .*: the repository is not what was published: "
+        f"the endpoint {outputs['sagemaker']['endpoint']} was rolled back and still serves .*: "
+        "the repository is not what was published: "
     )
     assert re.match(f"{reason}resnet50/1/model.onnx: SHA-256", errors.pop())
     assert_both_targets_answer(outputs, "resnet50", 1)
