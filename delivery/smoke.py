@@ -14,7 +14,7 @@ import requests
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from model_repo.payload import request_body
+from model_repo.payload import CONTENT_TYPE, request_body
 from model_repo.sample import Array
 from model_repo.spec import ModelSpec
 from observability.end_to_end import publish_latencies
@@ -149,7 +149,7 @@ def _invoke_endpoint(
     client: "SageMakerRuntimeClient", endpoint: str, spec: ModelSpec, inputs: dict[str, Array]
 ) -> _Reply:
     response = client.invoke_endpoint(
-        EndpointName=endpoint, ContentType="application/json", Body=json.dumps(request_body(spec, inputs))
+        EndpointName=endpoint, ContentType=CONTENT_TYPE, Body=json.dumps(request_body(spec, inputs))
     )
     return _response(json.loads(response["Body"].read())), response["InvokedProductionVariant"]
 
